@@ -1,0 +1,146 @@
+"""The Python interface: the same code the command line calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from saebench.config import make_config
+from saebench.data import Corpus, build_corpus
+from saebench.errors import IncompleteError, InputError
+from saebench.lm.model import LanguageModel, load_model
+from saebench.lm.port import Port
+from saebench.record import Record, Score
+from saebench.run import corpus_spec, run
+from saebench.sae import SAE, load_sae
+from saebench.store import iter_records, read_record
+from saebench.stream import check_widths
+from saebench.tasklist import load_task
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+__all__ = ["Session", "evaluate", "load_model", "load_sae", "load_session", "read_results"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """Model, SAE and tokens: what an analysis starts from (Bloom 2024 calls for these three in one step)."""
+
+    model: LanguageModel
+    sae: SAE
+    port: Port
+    """The SAE's site on the model: ``port.clean(tokens)`` reads acts, ``port.splice(…)`` puts a replacement in."""
+    corpus: Corpus
+
+    def batches(self, batch_size: int = 8) -> Iterator[Tensor]:
+        """Yield token ids ``[batch_size, L]`` on the model's device; the last batch may be smaller."""
+        for start in range(0, len(self.corpus.tokens), batch_size):
+            yield self.corpus.tokens[start : start + batch_size].to(self.model.device)
+
+
+def load_session(
+    sae_path: str | Path,
+    *,
+    model: str | None = None,
+    site: str | None = None,
+    corpus: str | None = None,
+    device: str = "auto",
+    dtype: str | None = None,
+    seed: int = 0,
+    limit: int | None = None,
+    context_length: int | None = None,
+    data_dir: Path | None = None,
+) -> Session:
+    """Load an SAE, the model it belongs to and tokens to look at it with.
+
+    Args:
+        sae_path: The SAE's folder or file.
+        model: Hub id or folder; where ``None`` the SAE's own files must say it.
+        site: Hook name; likewise.
+        corpus: Hub id or path; the core task's own if ``None``.
+        device: ``auto``, ``cpu``, ``cuda``.
+        dtype: Of the model; float32 if ``None``.
+        seed: Chooses the tokens.
+        limit: Number of contexts at most.
+        context_length: Tokens per context.
+        data_dir: Folder with a local mirror of hub data sets.
+
+    Raises:
+        InputError: A file or name is wrong, or the SAE does not fit the model.
+    """
+    config = make_config(
+        saes=(str(sae_path),), model=model, site=site, corpus=corpus, device=device, dtype=dtype, seeds=(seed,),
+        limit=limit, context_length=context_length, data_dir=data_dir,
+    )  # fmt: skip
+    sae = load_sae(sae_path, site=site, model_id=model)
+    name = model or sae.config.model_id
+    if not name or not sae.config.site:
+        raise InputError(f"{sae_path} does not say its model and site; give model=… and site=…")
+    lm = load_model(name, device=device, dtype=dtype)
+    port = Port(lm, sae.config.site, sae.config.site_out)
+    check_widths(port, [sae])
+    tokens = build_corpus(
+        corpus_spec(config, load_task("core")), lm.tokenizer, seed=seed, max_context=lm.n_ctx, limit=limit,
+        data_dir=data_dir, vocab_size=lm.d_vocab,
+    )  # fmt: skip
+    return Session(model=lm, sae=sae.to(device=lm.device), port=port, corpus=tokens)
+
+
+def evaluate(saes: Sequence[str | Path], tasks: Sequence[str] = ("core",), **options: Any) -> list[Record]:
+    """Score SAEs and return their records, in the order SAE × task × seed of the plan.
+
+    Args:
+        saes: Folders or files.
+        tasks: Task names.
+        **options: Any field of :class:`saebench.config.RunConfig`: ``model``, ``corpus``, ``out``, ``limit`` …
+
+    Raises:
+        InputError: A file, name or option is wrong.
+        IncompleteError: Something failed; the records that were finished are saved in ``out``.
+    """
+    report = run(make_config(saes=tuple(str(s) for s in saes), tasks=tuple(tasks), **options))
+    if report.failures:
+        raise IncompleteError("; ".join(report.failures))
+    return [read_record(Path(row["record"])) for row in report.plan]
+
+
+def read_results(folder: str | Path) -> pd.DataFrame:
+    """Return every record under ``folder`` as a table, one row per SAE × task × seed.
+
+    Columns: sae, format, architecture, d_sae, k, model, site, task, version, seed, then for every score its value and
+    ``<name>_stderr``; a missing value is NaN.
+
+    Raises:
+        InputError: There is no such folder.
+        RecordError: A record is damaged.
+    """
+    import pandas as pd
+
+    rows = []
+    for _, record in iter_records(Path(folder)):
+        if isinstance(record, Exception):
+            raise record
+        rows.append(
+            {
+                "sae": record.sae.name,
+                "format": record.sae.format,
+                "architecture": record.sae.architecture,
+                "d_sae": record.sae.d_sae,
+                "k": record.sae.k,
+                "model": record.model.name,
+                "site": record.sae.site,
+                "task": record.task.name,
+                "version": record.task.version,
+                "seed": record.seed,
+            }
+            | _columns(record.scores)
+        )
+    return pd.DataFrame(rows)
+
+
+def _columns(scores: Sequence[Score]) -> dict[str, float | None]:
+    return {s.name: s.value for s in scores} | {f"{s.name}_stderr": s.stderr for s in scores if s.stderr is not None}

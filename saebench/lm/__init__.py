@@ -1,0 +1,1 @@
+"""The language model: loading, the prefix/suffix split, splicing, and chunked losses."""

@@ -1,0 +1,168 @@
+"""The plan: which SAE × task × seed is to be done, grouped so that SAEs of one model and site share a pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from saebench.config import RunConfig
+from saebench.errors import InputError, RecordError
+from saebench.record import Record
+from saebench.sae import SAE, load_sae
+from saebench.store import read_record, record_path
+from saebench.tasklist import TaskSpec, load_suite, load_task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One SAE × task × seed."""
+
+    sae: SAE
+    task: TaskSpec
+    seed: int
+    path: Path
+    done: bool
+    note: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Everything that shares one model and one site."""
+
+    model: str
+    site: str
+    site_out: str
+    items: list[Item] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All groups, in the order in which they run."""
+
+    groups: list[Group]
+
+    @property
+    def items(self) -> list[Item]:
+        """Every item of every group."""
+        return [item for group in self.groups for item in group.items]
+
+    def rows(self) -> list[dict[str, str]]:
+        """Return the plan as plain rows, for ``--dry-run``."""
+        return [
+            {
+                "sae": item.sae.config.name,
+                "model": group.model,
+                "site": group.site,
+                "task": f"{item.task.name}@{item.task.version}",
+                "seed": str(item.seed),
+                "state": "finished" if item.done else "to do",
+                "record": str(item.path),
+            }
+            for group in self.groups
+            for item in group.items
+        ]
+
+
+def tasks_of(config: RunConfig) -> tuple[list[TaskSpec], int | None]:
+    """Return the tasks asked for and the limit on contexts that the suite brings."""
+    if config.tasks:
+        limit = load_suite(config.suite).limit if config.suite else None
+        return [load_task(name) for name in dict.fromkeys(config.tasks)], limit
+    suite = load_suite(config.suite or "full")
+    return [load_task(name) for name in suite.tasks], suite.limit
+
+
+def settings_of(config: RunConfig, task: TaskSpec, sae: SAE, limit: int | None) -> dict[str, Any]:
+    """Return the options that move a number; a finished record counts only if its own are the same."""
+    return {
+        "corpus": config.corpus or task.corpus.source,
+        "limit": config.limit or limit,
+        "context_length": config.context_length,
+        "splice_bos": config.splice_bos,
+        "residual": sae.config.residual,
+        "trained_context": sae.config.context_length,
+        "dtype": config.dtype or "float32",
+    }
+
+
+def make_plan(config: RunConfig) -> Plan:
+    """Load the SAEs, find what is finished already, and group the rest.
+
+    Raises:
+        InputError: Bad SAE, unknown task, no model or site, or a finished record made with other settings.
+    """
+    if not config.saes:
+        raise InputError("no SAE given; use --sae PATH (repeat it for several)")
+    tasks, limit = tasks_of(config)
+    groups: dict[tuple[str, str, str], Group] = {}
+    seen: dict[Path, str] = {}
+    for path in config.saes:
+        sae = load_sae(
+            path,
+            format=config.format,
+            site=config.site,
+            model_id=config.model,
+            residual=config.residual,
+            context_length=config.trained_context,
+        )
+        c = sae.config
+        model = config.model or c.model_id
+        if not model:
+            raise InputError(f"{path} does not say which model it was trained on; give --model")
+        if not c.site:
+            raise InputError(f"{path} does not say at which site it was trained; give --site, e.g. blocks.3.hook_resid_pre")
+        key = (model, c.site, c.site_out or c.site)
+        group = groups.setdefault(key, Group(model=key[0], site=key[1], site_out=key[2]))
+        for task in tasks:
+            for seed in config.seeds:
+                item = _item(config, group, sae, task, seed, settings_of(config, task, sae, limit))
+                if item.path in seen:
+                    raise InputError(f"{path} and {seen[item.path]} are the same SAE; give it once")
+                seen[item.path] = path
+                group.items.append(item)
+    return Plan(groups=list(groups.values()))
+
+
+def _item(
+    config: RunConfig, group: Group, sae: SAE, task: TaskSpec, seed: int, settings: dict[str, Any]
+) -> Item:
+    path = record_path(
+        config.out,
+        model=Path(group.model).name if Path(group.model).exists() else group.model,
+        site=group.site,
+        sae=sae.config.name,
+        sha256=sae.sha256,
+        task=task.name,
+        version=task.version,
+        seed=seed,
+    )
+    done, note = False, None
+    if path.exists() and not config.force:
+        try:
+            record = read_record(path)
+        except RecordError as error:
+            note = f"{error}; it is run again"
+        else:
+            _same_settings(path, record, settings)
+            done = True
+    return Item(sae=sae, task=task, seed=seed, path=path, done=done, note=note)
+
+
+def _same_settings(path: Path, record: Record, wanted: dict[str, Any]) -> None:
+    for key, value in wanted.items():
+        had = record.settings.get(key)
+        if had != value:
+            raise InputError(
+                f"{path} was made with {key}={had}, now it is {value}; use --force to replace it or another --out to keep both"
+            )
+
+
+def pending(items: Sequence[Item]) -> dict[tuple[str, int], list[Item]]:
+    """Return the unfinished items of a group by (task, seed): each such list is one pass."""
+    passes: dict[tuple[str, int], list[Item]] = {}
+    for item in items:
+        if not item.done:
+            passes.setdefault((item.task.name, item.seed), []).append(item)
+    return passes
