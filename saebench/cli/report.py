@@ -1,0 +1,68 @@
+"""``saebench report``: records to a table, Markdown, CSV or JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from saebench.cli.output import say
+from saebench.errors import RecordError
+
+
+@click.command()
+@click.argument("folders", nargs=-1, metavar="[DIR]...", type=click.Path(path_type=Path))
+@click.option("--format", "view", type=click.Choice(["table", "md", "csv", "json"]), default="table", show_default=True)
+@click.option("--json", "view", flag_value="json", help="Short for --format json.")
+@click.option("--metric", "scores", multiple=True, metavar="NAME", help="Score to show, or `all`; may be repeated.")
+@click.option("--where", "conditions", multiple=True, metavar="KEY=VALUE",
+              help="Only records whose sae, format, architecture, model, site, task or seed is VALUE (* and ? allowed).")  # fmt: skip
+@click.option("--sort", metavar="METRIC", help="Order the rows by this score, best first.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write there instead of printing."
+)
+def report(
+    folders: tuple[Path, ...],
+    view: str,
+    scores: tuple[str, ...],
+    conditions: tuple[str, ...],
+    sort: str | None,
+    output: Path | None,
+) -> int:
+    """Show the records under DIR (default: results)."""
+    from saebench.report.select import load_records, where
+
+    found = load_records(folders or (Path("results"),))
+    for error in found.damaged:
+        say(str(error))
+    records = where(found.records, conditions)
+    if records or view == "json":
+        _put(view, records, scores, sort, output)
+    return RecordError.exit_code if found.damaged else 0
+
+
+def _put(view: str, records: list, scores: tuple[str, ...], sort: str | None, output: Path | None) -> None:
+    from saebench.report.table import make_table
+
+    stdout = click.get_text_stream("stdout")
+    if view in ("csv", "json"):
+        from saebench.report import flat, nested
+
+        if sort:
+            records = [r for row in make_table(records, scores=["all"], sort=sort).rows for r in row.records]
+        text = (flat if view == "csv" else nested).render(records, scores=scores)
+    else:
+        from saebench.report import markdown, terminal
+
+        table = make_table(records, scores=scores, sort=sort)
+        if view == "table" and output is None:
+            terminal.show(table, stdout)
+            return
+        text = markdown.render(table) if view == "md" else terminal.render(table)
+    if output is None:
+        stdout.write(text)
+        return
+    from saebench.store import write_atomic
+
+    write_atomic(output, text.encode())
+    say(f"wrote {output}")

@@ -1,0 +1,1 @@
+"""Records to views: terminal table, Markdown, CSV, JSON. Imports neither torch nor transformers."""

@@ -1,0 +1,73 @@
+"""From pre-activations to sparse latents, one function an activation.
+
+Letters: ``N`` tokens, ``S`` d_sae, ``K`` active latents.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saebench.sae.latents import Latents
+
+_GROUP = 64
+
+
+def relu(pre: Float[Tensor, "N S"]) -> Latents:
+    """Return f = max(p, 0). Overwrites ``pre``."""
+    return Latents.from_dense(pre.relu_())
+
+
+def jumprelu(pre: Float[Tensor, "N S"], threshold: Float[Tensor, "..."]) -> Latents:
+    """Return f = max(p, 0) where p > θ, else 0; strict, as everywhere in the field.
+
+    Args:
+        pre: Pre-activations; overwritten.
+        threshold: θ, one a latent or one for all (BatchTopK and Matryoshka at inference).
+
+    Source: Rajamanoharan et al. 2024, arXiv 2407.14435, eq. 4; Bussmann et al. 2024, arXiv 2412.06410, for the scalar.
+    """
+    return Latents.from_dense(torch.where(pre > threshold, pre, 0.0).relu_())
+
+
+def gated(gate: Float[Tensor, "N S"], magnitude: Float[Tensor, "N S"]) -> Latents:
+    """Return f = max(magnitude, 0) where gate > 0, else 0. Source: Rajamanoharan et al. 2024, arXiv 2404.16014, eq. 6."""
+    return Latents.from_dense(torch.where(gate > 0, magnitude, 0.0).relu_())
+
+
+def topk(pre: Float[Tensor, "N S"], k: int) -> Latents:
+    """Return max(p, 0) of the ``k`` largest pre-activations of each token. Source: Gao et al. 2024, arXiv 2406.04093, §2.3."""
+    values, indices = top_entries(pre, k)
+    return Latents.from_rows(values.relu(), indices, pre.shape[1])
+
+
+def abstopk(pre: Float[Tensor, "N S"], k: int) -> Latents:
+    """Return the ``k`` pre-activations of largest size of each token, with their signs."""
+    _, indices = top_entries(pre.abs(), k)
+    return Latents.from_rows(pre.gather(1, indices), indices, pre.shape[1])
+
+
+def groupmax(pre: Float[Tensor, "N S"], k: int) -> Latents:
+    """Return max(p, 0) of the largest latent in each of ``k`` equal groups of neighbours (sparsify's ``groupmax``)."""
+    n, s = pre.shape
+    values, inner = pre.view(n, k, s // k).max(2)
+    indices = inner + torch.arange(k, device=pre.device) * (s // k)
+    return Latents.from_rows(values.relu(), indices, s)
+
+
+def top_entries(pre: Float[Tensor, "N S"], k: int) -> tuple[Float[Tensor, "N K"], Int[Tensor, "N K"]]:
+    """Return the ``k`` largest entries of each row, exactly.
+
+    On wide rows on the CPU the row is cut into groups first: the k groups with the largest maxima hold the k largest entries,
+    so only they are sorted.
+    """
+    n, s = pre.shape
+    groups = s // _GROUP
+    if pre.device.type != "cpu" or s % _GROUP or groups < 4 * k:
+        return pre.topk(k, dim=1, sorted=False)
+    blocks = pre.view(n, groups, _GROUP)
+    best = blocks.amax(2).topk(k, dim=1, sorted=False).indices
+    candidates = blocks.gather(1, best[..., None].expand(n, k, _GROUP)).view(n, k * _GROUP)
+    values, inner = candidates.topk(k, dim=1, sorted=False)
+    return values, best.gather(1, inner // _GROUP) * _GROUP + inner % _GROUP

@@ -1,0 +1,293 @@
+"""The one inference class: encode, decode, and undo the input normalisation, a bounded chunk of tokens at a time.
+
+Letters: ``N`` tokens, ``n`` tokens of one chunk, ``D`` d_in, ``O`` d_out, ``S`` d_sae.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saebench.errors import InputError
+from saebench.sae import activations
+from saebench.sae.latents import Latents
+
+Activation = Literal["relu", "topk", "abstopk", "groupmax", "jumprelu", "gated"]
+Normalisation = Literal["none", "constant_scale", "unit_norm", "layer_norm"]
+
+_CHUNK_BYTES = 64 << 20
+_DENSE_SHARE = 0.04
+_LN_EPS = 1e-5
+
+
+@dataclass(frozen=True, kw_only=True)
+class SAEConfig:
+    """What an SAE is. The first block changes its arithmetic, the rest says where it belongs."""
+
+    activation: Activation
+    d_in: int
+    d_out: int
+    d_sae: int
+    k: int | None = None
+    """Active latents per token, for topk, abstopk and groupmax."""
+    normalisation: Normalisation = "none"
+    norm_scale: float | None = None
+    """The factor of ``constant_scale``."""
+
+    architecture: str = "standard"
+    """What the field calls it: standard, topk, batchtopk, jumprelu, gated, transcoder …"""
+    name: str = "sae"
+    path: str = ""
+    format: str = "native"
+    site: str | None = None
+    site_out: str | None = None
+    """Where it writes, for transcoders; the site it reads if ``None``."""
+    model_id: str | None = None
+    residual: Literal["raw", "centred"] = "raw"
+    """Whether it expects the mean over D taken out of the residual stream (``center_writing_weights``)."""
+    context_length: int | None = None
+    prepend_bos: bool | None = None
+    assumptions: tuple[str, ...] = ()
+    """What the files do not say and was taken from convention, each with its reason."""
+    warnings: tuple[str, ...] = ()
+
+
+_ARITHMETIC = ("activation", "d_in", "d_out", "d_sae", "k", "normalisation", "norm_scale", "residual")
+_OPTIONAL = ("b_in", "threshold", "b_gate", "b_mag", "r_mag", "W_skip")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SAEWeights:
+    """Tensors of an SAE, encoder in, decoder out: p = (x − b_in) W_enc + b_enc, x̂ = f W_dec + b_dec [+ x W_skip]."""
+
+    W_enc: Float[Tensor, "D S"]
+    b_enc: Float[Tensor, " S"]
+    W_dec: Float[Tensor, "S O"]
+    b_dec: Float[Tensor, " O"]
+    b_in: Float[Tensor, " D"] | None = None
+    """What the encoder takes off its input; for most SAEs this is b_dec."""
+    threshold: Float[Tensor, "..."] | None = None
+    b_gate: Float[Tensor, " S"] | None = None
+    b_mag: Float[Tensor, " S"] | None = None
+    r_mag: Float[Tensor, " S"] | None = None
+    W_skip: Float[Tensor, "D O"] | None = None
+
+    def items(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield (name, tensor) for every tensor present."""
+        for name in ("W_enc", "b_enc", "W_dec", "b_dec", *_OPTIONAL):
+            tensor = getattr(self, name)
+            if tensor is not None:
+                yield name, tensor
+
+
+class Chunk(NamedTuple):
+    """Some tokens, encoded and decoded."""
+
+    latents: Latents
+    recon: Float[Tensor, "n O"]
+
+
+class SAE:
+    """A sparse autoencoder (or transcoder) for inference.
+
+    f = activation((norm(x) − b_in) W_enc + b_enc); x̂ = norm⁻¹(f W_dec + b_dec [+ norm(x) W_skip]).
+
+    Args:
+        config: What it is.
+        weights: Its tensors.
+
+    Raises:
+        InputError: Shapes disagree, a weight is NaN or infinite, or a setting that the activation needs is missing.
+    """
+
+    def __init__(self, config: SAEConfig, weights: SAEWeights) -> None:
+        self.config = config
+        self.weights = weights
+        _check(config, weights)
+
+    @property
+    def W_enc(self) -> Float[Tensor, "D S"]:  # noqa: N802
+        """Encoder, one column a latent."""
+        return self.weights.W_enc
+
+    @property
+    def W_dec(self) -> Float[Tensor, "S O"]:  # noqa: N802
+        """Decoder, one row a latent."""
+        return self.weights.W_dec
+
+    @property
+    def b_enc(self) -> Float[Tensor, " S"]:
+        """Encoder bias (for gated SAEs the gate's)."""
+        return self.weights.b_enc if self.weights.b_gate is None else self.weights.b_gate
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of weights and recon."""
+        return self.weights.W_enc.dtype
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Content hash: tensors (name, dtype, shape, bytes) and the settings that change the arithmetic."""
+        digest = hashlib.sha256(json.dumps({key: getattr(self.config, key) for key in _ARITHMETIC}).encode())
+        for name, tensor in self.weights.items():
+            digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> SAE:
+        """Return the same SAE on another device or in another dtype; the content hash stays that of the original."""
+        moved = SAEWeights(**{name: tensor.to(device=device, dtype=dtype) for name, tensor in self.weights.items()})
+        other = SAE.__new__(SAE)
+        other.config, other.weights = self.config, moved
+        other.__dict__["sha256"] = self.sha256
+        return other
+
+    def with_config(self, **changes: object) -> SAE:
+        """Return the same weights under a changed configuration."""
+        return SAE(replace(self.config, **changes), self.weights)  # pyright: ignore[reportArgumentType]
+
+    @torch.inference_mode()
+    def run(self, acts: Float[Tensor, "N D"]) -> Iterator[Chunk]:
+        """Yield latents and recon of consecutive chunks; nothing of size tokens × d_sae outlives one chunk.
+
+        Args:
+            acts: Activations in the model's own space (centred, if ``residual`` is ``centred``).
+        """
+        size = max(1, _CHUNK_BYTES // (self.dtype.itemsize * self.config.d_sae))
+        for start in range(0, len(acts), size):
+            part = acts[start : start + size].to(self.dtype)
+            x, scale, shift = self._normalise(part)
+            latents = self._activate(x)
+            yield Chunk(latents, self._undo(self._decode(latents, x), scale, shift))
+
+    def encode(self, acts: Float[Tensor, "N D"]) -> Latents:
+        """Return the sparse latents of all tokens."""
+        parts = [chunk.latents for chunk in self.run(acts)]
+        counts = torch.cat([p.l0() for p in parts]) if parts else torch.zeros(0, dtype=torch.long)
+        empty = acts.new_zeros(0)
+        return Latents(
+            values=torch.cat([p.values for p in parts]) if parts else empty,
+            indices=torch.cat([p.indices for p in parts]) if parts else empty.long(),
+            offsets=torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
+            d_sae=self.config.d_sae,
+        )
+
+    def reconstruct(self, acts: Float[Tensor, "N D"]) -> Float[Tensor, "N O"]:
+        """Return the recon of all tokens, in the model's own space."""
+        parts = [chunk.recon for chunk in self.run(acts)]
+        return torch.cat(parts) if parts else acts.new_zeros(0, self.config.d_out)
+
+    def decode(self, latents: Latents, acts: Float[Tensor, "N D"] | None = None) -> Float[Tensor, "N O"]:
+        """Return the recon of given latents.
+
+        Args:
+            latents: As ``encode`` gives them, or changed.
+            acts: The activations they came from; needed where the input is normalised per token or skips to the output.
+
+        Raises:
+            InputError: ``acts`` is needed and missing.
+        """
+        per_token = self.config.normalisation in ("unit_norm", "layer_norm") or self.weights.W_skip is not None
+        if acts is None:
+            if per_token:
+                raise InputError(f"{self.config.name}: decode needs the acts, to undo {self.config.normalisation}")
+            acts = self.W_enc.new_zeros(len(latents), self.config.d_in)
+        x, scale, shift = self._normalise(acts.to(self.dtype))
+        return self._undo(self._decode(latents, x), scale, shift)
+
+    def _normalise(self, x: Float[Tensor, "n D"]) -> tuple[Float[Tensor, "n D"], Tensor | float, Tensor | float]:
+        """Return (normalised x, scale, shift), so that x = normalised · scale + shift."""
+        kind = self.config.normalisation
+        if kind == "constant_scale":
+            scale = self.config.norm_scale or 1.0
+            return x * scale, 1.0 / scale, 0.0
+        if kind == "unit_norm":
+            factor = self.config.d_in**0.5 / x.norm(dim=1, keepdim=True)
+            return x * factor, 1.0 / factor, 0.0
+        if kind == "layer_norm":  # as OpenAI's code: unbiased deviation, eps inside the division only
+            shift = x.mean(1, keepdim=True)
+            centred = x - shift
+            scale = centred.std(1, keepdim=True)
+            return centred / (scale + _LN_EPS), scale, shift
+        return x, 1.0, 0.0
+
+    def _undo(self, y: Float[Tensor, "n O"], scale: Tensor | float, shift: Tensor | float) -> Float[Tensor, "n O"]:
+        if self.config.normalisation == "none" or self.is_transcoder:
+            return y  # a transcoder's output lives in a space of its own
+        return y * scale + shift
+
+    @property
+    def is_transcoder(self) -> bool:
+        """Whether it writes elsewhere than it reads."""
+        return self.config.site_out not in (None, self.config.site) or self.config.d_in != self.config.d_out
+
+    def _activate(self, x: Float[Tensor, "n D"]) -> Latents:
+        w, c = self.weights, self.config
+        inner = x if w.b_in is None else x - w.b_in
+        if c.activation == "gated":
+            assert w.b_gate is not None and w.b_mag is not None and w.r_mag is not None
+            pre = inner @ w.W_enc
+            return activations.gated(pre + w.b_gate, pre * w.r_mag.exp() + w.b_mag)
+        pre = torch.addmm(w.b_enc, inner, w.W_enc)
+        if c.activation == "relu":
+            return activations.relu(pre)
+        if c.activation == "jumprelu":
+            assert w.threshold is not None
+            return activations.jumprelu(pre, w.threshold)
+        assert c.k is not None
+        return {"topk": activations.topk, "abstopk": activations.abstopk, "groupmax": activations.groupmax}[c.activation](pre, c.k)
+
+    def _decode(self, latents: Latents, x: Float[Tensor, "n D"]) -> Float[Tensor, "n O"]:
+        w = self.weights
+        if len(latents.values) > _DENSE_SHARE * len(latents) * latents.d_sae:
+            out = latents.to_dense() @ w.W_dec
+        else:
+            out = torch.nn.functional.embedding_bag(
+                latents.indices.long(), w.W_dec, latents.offsets, mode="sum",
+                per_sample_weights=latents.values, include_last_offset=True,
+            )  # fmt: skip
+        out = out + w.b_dec
+        return out if w.W_skip is None else out + x @ w.W_skip
+
+    def describe(self) -> dict[str, object]:
+        """Return configuration, dtype, hash and tensor shapes as plain data."""
+        shapes = {name: list(tensor.shape) for name, tensor in self.weights.items()}
+        about = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.config).items()}
+        return about | {"dtype": str(self.dtype).removeprefix("torch."), "sha256": self.sha256, "tensors": shapes}
+
+
+def _check(c: SAEConfig, w: SAEWeights) -> None:
+    want: dict[str, list[tuple[int, ...]]] = {
+        "W_enc": [(c.d_in, c.d_sae)], "b_enc": [(c.d_sae,)], "W_dec": [(c.d_sae, c.d_out)], "b_dec": [(c.d_out,)],
+        "b_in": [(c.d_in,)], "threshold": [(), (1,), (c.d_sae,)], "b_gate": [(c.d_sae,)], "b_mag": [(c.d_sae,)],
+        "r_mag": [(c.d_sae,)], "W_skip": [(c.d_in, c.d_out)],
+    }  # fmt: skip
+    where = c.path or c.name
+    for name, tensor in w.items():
+        if tuple(tensor.shape) not in want[name]:
+            raise InputError(
+                f"{where}: {name} has shape {list(tensor.shape)}, expected {list(want[name][-1])}; the file is damaged or of another format"
+            )
+        if not torch.isfinite(tensor).all():
+            raise InputError(f"{where}: {name} holds NaN or infinite values; the SAE's training or its file is broken")
+    if c.activation in ("topk", "abstopk", "groupmax") and not (c.k and 0 < c.k <= c.d_sae):
+        raise InputError(f"{where}: {c.activation} needs k between 1 and d_sae={c.d_sae}, got {c.k}")
+    if c.activation == "groupmax" and c.d_sae % (c.k or 1):
+        raise InputError(f"{where}: groupmax needs k to divide d_sae={c.d_sae}, got k={c.k}")
+    if c.activation == "jumprelu" and w.threshold is None:
+        raise InputError(f"{where}: jumprelu needs a threshold tensor, and there is none")
+    if c.activation == "gated" and (w.b_gate is None or w.b_mag is None or w.r_mag is None):
+        raise InputError(f"{where}: a gated SAE needs b_gate, b_mag and r_mag")
+    if c.normalisation == "constant_scale" and not (c.norm_scale and c.norm_scale > 0):
+        raise InputError(f"{where}: constant_scale needs a positive norm_scale, got {c.norm_scale}")
+
+
+
