@@ -30,7 +30,7 @@ class SilentProgress:
 
 
 class Progress(SilentProgress):
-    """Progress on a stream: a bar where it is a terminal, else a line at the start, about every ten seconds, and at the end.
+    """Progress on a stream: a bar on a terminal, else a line at the start, about every ten seconds, and at the end.
 
     Args:
         stream: Where to write; standard error if ``None``.

@@ -1,1 +1,4 @@
-"""Recipes that train SAEs: one file a recipe. Third parties add theirs through the entry-point group ``saebench.trainers``."""
+"""Recipes that train SAEs: one file a recipe.
+
+Third parties add theirs through the entry-point group ``saebench.trainers``.
+"""

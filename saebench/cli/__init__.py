@@ -1,4 +1,4 @@
-"""The command ``saebench``. Each command is one file; what it needs is imported when it runs, so that ``--help`` is instant."""
+"""The command ``saebench``: one file a command, which imports what it needs only when it runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 
 from saebench import __version__
 from saebench.cli.inspect import inspect
-from saebench.cli.list import list_
+from saebench.cli.listing import list_
 from saebench.cli.report import report
 from saebench.cli.run import run
 from saebench.cli.show import show

@@ -9,18 +9,18 @@ import click
 from saebench.cli.output import say
 from saebench.errors import RecordError
 
+_PATH = click.Path(path_type=Path)
+_WHERE = "Only records whose sae, format, architecture, model, site, task or seed is VALUE (* and ? allowed)."
+
 
 @click.command()
-@click.argument("folders", nargs=-1, metavar="[DIR]...", type=click.Path(path_type=Path))
+@click.argument("folders", nargs=-1, metavar="[DIR]...", type=_PATH)
 @click.option("--format", "view", type=click.Choice(["table", "md", "csv", "json"]), default="table", show_default=True)
 @click.option("--json", "view", flag_value="json", help="Short for --format json.")
 @click.option("--metric", "scores", multiple=True, metavar="NAME", help="Score to show, or `all`; may be repeated.")
-@click.option("--where", "conditions", multiple=True, metavar="KEY=VALUE",
-              help="Only records whose sae, format, architecture, model, site, task or seed is VALUE (* and ? allowed).")  # fmt: skip
+@click.option("--where", "conditions", multiple=True, metavar="KEY=VALUE", help=_WHERE)
 @click.option("--sort", metavar="METRIC", help="Order the rows by this score, best first.")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write there instead of printing."
-)
+@click.option("-o", "--output", type=_PATH, metavar="FILE", help="Write there instead of printing.")
 def report(
     folders: tuple[Path, ...],
     view: str,

@@ -12,18 +12,16 @@ from saebench.cli.output import json_option, put_json, put_rows, put_text, say
 if TYPE_CHECKING:
     from saebench.run import RunReport
 
+_PATH = click.Path(path_type=Path)
+
 
 @click.command()
 @click.option("--sae", "saes", multiple=True, metavar="PATH", help="Folder or file of an SAE; may be repeated.")
-@click.option("--model", metavar="ID|DIR", help="Language model; what the SAE's own files say if left out.")
-@click.option(
-    "--site", metavar="HOOK", help="Where the SAE reads, e.g. blocks.8.hook_resid_pre; as its files say if left out."
-)
+@click.option("--model", metavar="ID|DIR", help="Language model; the one that the SAE's own files name if left out.")
+@click.option("--site", metavar="HOOK", help="Where the SAE reads, e.g. blocks.8.hook_resid_pre; likewise.")
 @click.option("--suite", type=click.Choice(["quick", "standard", "full"]), help="Named set of tasks  [default: full]")
 @click.option("--task", "tasks", multiple=True, metavar="NAME", help="A task instead of a suite; may be repeated.")
-@click.option(
-    "--seed", "seeds", multiple=True, type=int, metavar="N", help="Which tokens; may be repeated  [default: 0]"
-)
+@click.option("--seed", "seeds", multiple=True, type=int, help="Chooses the tokens; may be repeated  [default: 0]")
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("results"), show_default=True, help="Where records go."
 )
@@ -37,7 +35,7 @@ if TYPE_CHECKING:
 @click.option("--context-length", type=int, metavar="N", help="Tokens per context, BOS included.")
 @click.option("--batch-size", type=int, metavar="N", help="Contexts at a time; moves no score.")
 @click.option(
-    "--trained-context", type=int, metavar="N", help="Context length of the SAE's training, if its files are silent."
+    "--trained-context", type=int, metavar="N", help="Context length the SAE was trained at, if its files are silent."
 )
 @click.option("--splice-bos", is_flag=True, help="Replace the BOS position too.")
 @click.option("--residual", type=click.Choice(["raw", "centred"]), help="Residual stream that the SAE expects.")

@@ -61,8 +61,9 @@ def _metric_text(found: dict[str, Any]) -> str:
 
 
 def _task_text(found: dict[str, Any]) -> str:
-    corpus = "\n".join(f"  {k}: {'not fixed' if v is None else v}" for k, v in found["corpus"].items())
+    corpus = "".join(f"  {k}: {'not fixed' if v is None else v}\n" for k, v in found["corpus"].items())
+    metrics = ", ".join(found["metrics"])
     return (
-        f"{found['name']}, version {found['version']}\n\n{found['description']}\n\nmetrics: {', '.join(found['metrics'])}\n"
-        f"corpus:\n{corpus}\nlicence of the data: {found['licence']}\n\n{found['citation'].rstrip()}\n"
+        f"{found['name']}, version {found['version']}\n\n{found['description']}\n\nmetrics: {metrics}\n"
+        f"corpus:\n{corpus}licence of the data: {found['licence']}\n\n{found['citation'].rstrip()}\n"
     )

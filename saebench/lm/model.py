@@ -123,16 +123,20 @@ class BlockStack:
             return args, {**kwargs, "hidden_states": hidden}
 
         skipped = [self.blocks[i] for i in range(layer)]
+        # set in the instance's own dictionary: bridged blocks hand attribute writes on to the module they wrap
+        own = [vars(block).get("forward") for block in skipped]
         handle = None
         try:
             for i, block in enumerate(skipped):
-                block.forward = passes((lambda _: hidden) if i == layer - 1 else (lambda x: x))
+                vars(block)["forward"] = passes((lambda _: hidden) if i == layer - 1 else (lambda x: x))
             if layer == 0:
                 handle = self.blocks[0].register_forward_pre_hook(swap, with_kwargs=True)
             yield
         finally:
-            for block in skipped:
-                block.__dict__.pop("forward", None)
+            for block, forward in zip(skipped, own, strict=True):
+                vars(block).pop("forward", None)
+                if forward is not None:
+                    vars(block)["forward"] = forward
             if handle is not None:
                 handle.remove()
 
@@ -200,7 +204,7 @@ class LanguageModel:
             self._bridge = make_bridge(self)
         return self._bridge
 
-    def head(self, hidden: Float[Tensor, "M D"]) -> Float[Tensor, "M V"]:
+    def head(self, hidden: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows V"]:
         """Return logits of final-norm outputs, with the family's scale and soft cap."""
         logits = self.hf.get_output_embeddings()(hidden)
         scale = getattr(self.config, "logit_scale", None)

@@ -26,9 +26,11 @@ def render(records: Sequence[Record], *, scores: Sequence[str] = ()) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
     for r in records:
-        who = (r.sae.name, r.sae.sha256, r.sae.format, r.sae.architecture, r.sae.d_sae, r.sae.k, r.model.name, r.sae.site,
-               r.task.name, r.task.version, r.seed)  # fmt: skip
+        sae = (r.sae.name, r.sae.sha256, r.sae.format, r.sae.architecture, r.sae.d_sae, r.sae.k)
+        rest = (r.model.name, r.sae.site, r.task.name, r.task.version, r.seed)
         for s in r.scores:
             if (r.task.name, r.task.version, s.name) in chosen:
-                writer.writerow((*who, s.name, s.value, s.stderr, s.n, s.unit_n, s.unit, s.better, s.status, s.reason))
+                writer.writerow(
+                    (*sae, *rest, s.name, s.value, s.stderr, s.n, s.unit_n, s.unit, s.better, s.status, s.reason)
+                )
     return out.getvalue()

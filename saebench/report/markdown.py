@@ -9,7 +9,7 @@ from saebench.report.terminal import clean, table_grids
 
 
 def render(table: Table) -> str:
-    """Return ``table`` as Markdown: best values bold where they lead beyond noise (see ``Table.best``), notes, footer."""
+    """Return ``table`` as Markdown, values bold where they lead beyond noise (see ``Table.best``)."""
     (grid,) = table_grids(table, None)
     parts = []
     shared = table.shared_identity()

@@ -82,7 +82,7 @@ class Table:
     columns: tuple[Column, ...]
 
     def label(self, column: Column) -> str:
-        """Return the column's heading: score, version, direction; with the task where two tasks share the score's name."""
+        """Return the column's heading: score, version, direction; and the task where two tasks share a score name."""
         shared = len({c.task for c in self.columns if c.score == column.score}) > 1
         arrow = _ARROW[self.better(column)]
         return f"{column.task + ':' if shared else ''}{column.score}@{column.version}{' ' + arrow if arrow else ''}"
@@ -178,7 +178,7 @@ class Table:
             if odd:
                 what = "; ".join(f"{key}: {', '.join(values)}" for key, values in odd.items())
                 lines.append(
-                    f"not all rows of {task}@{version} were measured alike ({what}); compare only those that were"
+                    f"rows of {task}@{version} were measured differently ({what}); compare only those that were not"
                 )
         return lines
 
@@ -188,28 +188,26 @@ def make_table(records: Sequence[Record], *, scores: Sequence[str] = (), sort: s
 
     Args:
         records: What to show.
-        scores: Names of the columns (``name``, ``name@version``, or ``all``); :data:`DEFAULT_SCORES` where they exist if empty.
+        scores: Names of the columns: ``name``, ``name@version``, or ``all``; :data:`DEFAULT_SCORES` if empty.
         sort: Score by which the rows are ordered, best first and missing last; by name if ``None``.
 
     Raises:
         InputError: A score that no record has.
     """
     rows = _rows(records)
-    present = list(
-        dict.fromkeys(
-            Column(task=r.task.name, version=r.task.version, score=s.name)
-            for r in sorted(records, key=order)
-            for s in r.scores
-        )
-    )
+    present = _present(sorted(records, key=order))
     table = Table(rows=tuple(rows), columns=tuple(_choose(present, scores)))
     return _sorted(table, present, sort) if sort else table
 
 
 def chosen_scores(records: Sequence[Record], scores: Sequence[str]) -> set[tuple[str, int, str]]:
     """Return (task, version, score) of every score asked for; all of them if ``scores`` is empty."""
-    present = [Column(task=r.task.name, version=r.task.version, score=s.name) for r in records for s in r.scores]
-    return {(c.task, c.version, c.score) for c in _choose(list(dict.fromkeys(present)), scores or ("all",))}
+    return {(c.task, c.version, c.score) for c in _choose(_present(records), scores or ("all",))}
+
+
+def _present(records: Sequence[Record]) -> list[Column]:
+    columns = (Column(task=r.task.name, version=r.task.version, score=s.name) for r in records for s in r.scores)
+    return list(dict.fromkeys(columns))
 
 
 def _rows(records: Sequence[Record]) -> list[Row]:
@@ -270,8 +268,8 @@ def _conditions(r: Record) -> dict[str, str]:
 
 def _same_ground(row: Row, column: Column) -> tuple[str, ...]:
     r = next(x for x in row.records if (x.task.name, x.task.version) == (column.task, column.version))
-    return (r.model.name, r.model.sha256 or r.model.revision or "", r.sae.site, r.sae.site_out, str(r.seed), r.data.sha256,
-            *_conditions(r).values())  # fmt: skip
+    where = (r.model.name, r.model.sha256 or r.model.revision or "", r.sae.site, r.sae.site_out)
+    return (*where, str(r.seed), r.data.sha256, *_conditions(r).values())
 
 
 def _made_by(r: Record) -> str:

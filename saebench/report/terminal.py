@@ -1,4 +1,4 @@
-"""Tables for a person at a terminal: coloured by rich there, plain aligned text in a pipe, a file, or with ``NO_COLOR``."""
+"""Tables for people: coloured by rich on a terminal, plain aligned text in a pipe, a file, or with ``NO_COLOR``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 import os
 import shutil
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TextIO
 
 from saebench.report.table import Table
@@ -24,7 +24,7 @@ class Grid(NamedTuple):
 
 
 def table_grids(table: Table, width: int | None) -> list[Grid]:
-    """Return ``table`` as one grid, or as several with the same rows where one would be wider than ``width`` characters."""
+    """Return ``table`` as one grid, or as several with the same rows where one would exceed ``width`` characters."""
     names = _names(table)
     heads, numeric = list(names[0]) if names else ["sae"], [False] * (len(names[0]) if names else 1)
     base = Grid(heads, [list(name.values()) for name in names], numeric, set())
@@ -102,7 +102,7 @@ def clean(text: str) -> str:
     return "".join(c if unicodedata.category(c) not in ("Cc", "Cf") else " " for c in text)
 
 
-def _write(table: Table, out: TextIO, width: int | None, put) -> None:  # noqa: ANN001
+def _write(table: Table, out: TextIO, width: int | None, put: Callable[[Grid], object]) -> None:
     shared = table.shared_identity()
     if shared:
         out.write(clean(", ".join(f"{key} {value}" for key, value in shared.items())) + "\n\n")

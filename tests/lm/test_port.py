@@ -97,7 +97,7 @@ def test_a_splice_leaves_no_trace(tiny: LanguageModel, site: str) -> None:
     where = torch.ones_like(tokens, dtype=torch.bool)
     port.splice(before, before.acts * 3, where)
     with pytest.raises(RuntimeError):
-        port.splice(before, torch.zeros(1, 2, 5), where)
+        port.splice(before, torch.zeros(3, 17, 5), where)
     after = port.clean(tokens)
     assert torch.equal(before.acts, after.acts)
     assert torch.equal(before.final, after.final)

@@ -20,7 +20,7 @@ def list_(what: str, as_json: bool) -> int:
     if as_json:
         put_json(rows)
     else:
-        put_rows(rows)
+        put_rows([{key: _short(value) for key, value in row.items()} for row in rows])
         if not rows:
             say(f"no {what} are installed")
     return 0
@@ -84,6 +84,10 @@ _LISTS: dict[str, Callable[[], Rows]] = {
     "recipes": _recipes,
     "models": _models,
 }
+
+
+def _short(value: object) -> object:
+    return f"{len(value)} scores" if isinstance(value, list) and len(value) > 5 else value
 
 
 def _headline(member: object) -> str:
