@@ -29,7 +29,7 @@ check: $(STAMP) ## lint, formatting and types
 	$(BIN)/pyright
 
 bench: $(STAMP) ## measure speed and memory against a ceiling of the same run
-	$(BIN)/python -m benchmarks
+	@set -e; for file in $(wildcard benchmarks/bench_*.py); do echo "$$file"; $(BIN)/python "$$file"; done
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache *.egg-info

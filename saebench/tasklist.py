@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from importlib import resources
 from importlib.resources.abc import Traversable
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -33,8 +33,8 @@ class TaskCorpus(_Frozen):
     n_contexts: int = Field(ge=1)
     context_length: int | None = Field(default=None, ge=2)
     """Tokens per context, BOS included; the model's maximum if ``None``."""
-    separator: str = "bos"
-    """What stands between two documents of one context."""
+    separator: Literal["auto", "eos", "bos", "none"] = "auto"
+    """What stands between two documents of one context (see ``saebench.data.CorpusSpec``)."""
 
 
 class TaskSpec(_Frozen):

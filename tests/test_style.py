@@ -1,0 +1,49 @@
+"""House rules that a machine can check."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = sorted(p for room in ("saebench", "trainers", "tasks") for p in (ROOT / room).rglob("*.py"))
+ALL = sorted([*SOURCES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")])
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("path", ALL, ids=_name)
+def test_a_file_fits_in_one_sitting(path: Path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=_name)
+def test_sources_neither_print_nor_unpickle_nor_import_tests(path: Path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            assert not (isinstance(node.func, ast.Name) and node.func.id == "print"), f"line {node.lineno}: print"
+            for word in node.keywords:
+                unsafe = {"weights_only": False, "allow_pickle": True}.get(word.arg or "")
+                given = word.value.value if isinstance(word.value, ast.Constant) else None
+                assert unsafe is None or given is not unsafe, f"line {node.lineno}: {word.arg}={given}"
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        assert not any(n.split(".")[0] in ("pickle", "tests") for n in names), (
+            f"line {getattr(node, 'lineno', 0)}: {names}"
+        )
+
+
+@pytest.mark.parametrize(
+    "module", ["saebench", "saebench.cli", "saebench.record", "saebench.store", "saebench.tasklist", "saebench.lm.families",
+               "saebench.report.flat", "saebench.report.markdown", "saebench.report.nested", "saebench.report.terminal"]
+)  # fmt: skip
+def test_light_modules_import_nothing_heavy(module: str):
+    code = f"import sys, {module}; print([m for m in ('torch', 'transformers', 'pandas', 'numpy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
