@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import Any, TextIO
+from typing import Any, cast
+
+from saebench.textio import TextOut
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -37,7 +39,7 @@ class Progress(SilentProgress):
         seconds_between_lines: How often a plain line may come.
     """
 
-    def __init__(self, stream: TextIO | None = None, *, seconds_between_lines: float = _SECONDS_BETWEEN_LINES) -> None:
+    def __init__(self, stream: TextOut | None = None, *, seconds_between_lines: float = _SECONDS_BETWEEN_LINES) -> None:
         self._stream = sys.stderr if stream is None else stream
         self._every = seconds_between_lines
         self._bar: Any = None
@@ -92,7 +94,7 @@ class Progress(SilentProgress):
         from rich.progress import Progress as Bar
 
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._bar = Bar(*columns, console=Console(file=self._stream))
+        self._bar = Bar(*columns, console=Console(file=cast(Any, self._stream)))
         self._task = self._bar.add_task(escape(self._what), total=self._total)
         self._bar.start()
 

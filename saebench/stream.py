@@ -21,7 +21,7 @@ from torch import Tensor
 from saebench.data import Corpus
 from saebench.errors import InputError
 from saebench.lm.ablation import Ablation
-from saebench.lm.losses import loss_rows
+from saebench.lm.losses import Logits, from_hidden, loss_rows
 from saebench.lm.port import Clean, Port
 from saebench.metrics.base import ActRows, After, LossRowsOf, Metric, MetricResult, Setting
 from saebench.metrics.position import windows_for
@@ -82,6 +82,7 @@ class Pass:
         self._predicted = torch.zeros(shape, dtype=torch.bool)
         self._predicted[:, :-1] = corpus.scored[:, :-1] & corpus.valid[:, 1:]
         check_widths(port, self.saes)
+        self._first: tuple[slice, Clean] | None = None
         reference = self._reference_mean() if self._acts else torch.zeros(port_width(port)[1])
         self._metrics = [[m(self._setting(sae, reference)) for m in metrics] for sae in self.saes]
 
@@ -96,7 +97,7 @@ class Pass:
         total = torch.zeros(port_width(self.port)[1], dtype=torch.float64, device=self.device)
         for start in range(0, len(corpus.tokens) if self._acts else 0, self.batch_size):
             rows = slice(start, start + self.batch_size)
-            clean = self.port.clean(corpus.tokens[rows].to(self.device), final=self._losses)
+            clean = self._clean(rows)
             total += clean.target[self._scored[rows].to(self.device)].double().sum(0)
             self._batch(rows, clean, zero)
             on_batch(len(clean.tokens))
@@ -113,19 +114,21 @@ class Pass:
         where[:, 0] &= self.splice_bos
         scored = self._scored[rows].to(self.device)
         predicted = self._predicted[rows].to(self.device)
-        finals: list[Tensor] = []
+        head = self.port.model.head
+        passes: list[Logits] = []
         for sae, metrics in zip(self.saes, self._metrics, strict=True):
             recon = self._reconstruct(sae, metrics, clean, scored, where & ~scored, rows.start)
             if self._losses:
-                finals.append(self.port.splice(clean, recon, where)[predicted])
+                passes.append(from_hidden(head, self.port.splice(clean, recon, where)[predicted]))
             del recon
         if not self._losses:
             return
         assert clean.final is not None and zero is not None
         targets = clean.tokens.roll(-1, 1)[predicted]
-        finals.append(zero.rows(clean, where, predicted))
-        model = self.port.model
-        losses = loss_rows(model.head, clean.final[predicted], finals, targets, d_vocab=model.d_vocab)
+        passes.append(zero.logits(clean, where, predicted))
+        losses = loss_rows(
+            from_hidden(head, clean.final[predicted]), passes, targets, d_vocab=self.port.model.d_vocab
+        )
         context, position = _places(predicted, rows.start)
         ce, kl, top1 = (t.double().cpu().numpy() for t in (losses.ce, losses.kl, losses.top1))
         ce_clean = losses.ce_clean.cpu().numpy()
@@ -194,9 +197,19 @@ class Pass:
             reference_mean=reference,
         )
 
+    def _clean(self, rows: slice) -> Clean:
+        if self._first is not None and rows == self._first[0]:
+            (_, clean), self._first = self._first, None
+            return clean
+        return self.port.clean(self.corpus.tokens[rows].to(self.device), final=self._losses)
+
     def _reference_mean(self) -> Float[Tensor, " O"]:
-        contexts = slice(0, max(1, _REFERENCE_TOKENS // self.corpus.context_length))
-        clean = self.port.clean(self.corpus.tokens[contexts].to(self.device), final=False)
+        n = max(1, _REFERENCE_TOKENS // self.corpus.context_length)
+        contexts = slice(0, n)
+        same = n == self.batch_size
+        clean = self.port.clean(self.corpus.tokens[contexts].to(self.device), final=self._losses and same)
+        if same:  # the first batch need not be run again
+            self._first = (contexts, clean)
         return clean.target[self._scored[contexts].to(self.device)].float().mean(0)
 
     def _ablation(self, value: Float[Tensor, " O"]) -> Ablation:
@@ -215,9 +228,9 @@ class Pass:
             where = corpus.valid[rows].to(self.device)
             where[:, 0] &= self.splice_bos
             predicted = self._predicted[rows].to(self.device)
-            final = ablation.rows(clean, where, predicted)
             targets = clean.tokens.roll(-1, 1)[predicted]
-            found = loss_rows(model.head, final, [], targets, d_vocab=model.d_vocab).ce_clean
+            logits = ablation.logits(clean, where, predicted)
+            found = loss_rows(logits, [], targets, d_vocab=model.d_vocab).ce_clean
             ce[rows][self._predicted[rows].numpy()] = found.cpu().numpy()
         return ce
 

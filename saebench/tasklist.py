@@ -151,10 +151,10 @@ def _validate(model: type[Spec], data: Any, where: str) -> Spec:
         return model.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
-        path = ".".join(str(part) for part in first["loc"]) or "file"
+        keys = [str(part) for part in first["loc"]]
+        path = ".".join(keys) or "file"
         if first["type"] == "extra_forbidden":
-            known = TaskCorpus if first["loc"][0] == "corpus" and len(first["loc"]) > 1 else model
-            raise InputError(
-                f"{where}: unknown key {path!r}.{did_you_mean(str(first['loc'][-1]), known.model_fields)}"
-            ) from None
+            known = TaskCorpus if len(keys) > 1 else model
+            near = did_you_mean(keys[-1], known.model_fields)
+            raise InputError(f"{where}: unknown key {path!r}.{near}") from None
         raise InputError(f"{where}: {path}: {first['msg']}") from None

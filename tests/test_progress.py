@@ -23,7 +23,7 @@ def _drive(progress: SilentProgress) -> None:
 
 def test_plain_lines_where_there_is_no_terminal():
     stream = io.StringIO()
-    _drive(Progress(stream, seconds_between_lines=0))
+    _drive(Progress(stream, seconds_between_lines=0.0))
     lines = stream.getvalue().splitlines()
     assert lines[0] == "core [x]: 0/4"
     assert lines[1].startswith("core [x]: 2/4, about 0.0 s left")

@@ -66,7 +66,7 @@ def test_a_suite_with_an_unknown_key(tmp_path: Path):
 
 
 def test_unknown_names():
-    with pytest.raises(InputError, match="unknown task 'cores'. Did you mean 'core'"):
+    with pytest.raises(InputError, match=r"unknown task 'cores'\. Did you mean 'core'"):
         load_task("cores")
-    with pytest.raises(InputError, match="unknown suite 'quik'. Did you mean 'quick'"):
+    with pytest.raises(InputError, match=r"unknown suite 'quik'\. Did you mean 'quick'"):
         load_suite("quik")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from saebench.cli.output import say
 from saebench.errors import RecordError
+
+if TYPE_CHECKING:
+    from saebench.record import Record
 
 _PATH = click.Path(path_type=Path)
 _WHERE = "Only records whose sae, format, architecture, model, site, task or seed is VALUE (* and ? allowed)."
@@ -41,10 +46,9 @@ def report(
     return RecordError.exit_code if found.damaged else 0
 
 
-def _put(view: str, records: list, scores: tuple[str, ...], sort: str | None, output: Path | None) -> None:
+def _put(view: str, records: list[Record], scores: tuple[str, ...], sort: str | None, output: Path | None) -> None:
     from saebench.report.table import make_table
 
-    stdout = click.get_text_stream("stdout")
     if view in ("csv", "json"):
         from saebench.report import flat, nested
 
@@ -56,11 +60,11 @@ def _put(view: str, records: list, scores: tuple[str, ...], sort: str | None, ou
 
         table = make_table(records, scores=scores, sort=sort)
         if view == "table" and output is None:
-            terminal.show(table, stdout)
+            terminal.show(table, sys.stdout)
             return
         text = markdown.render(table) if view == "md" else terminal.render(table)
     if output is None:
-        stdout.write(text)
+        sys.stdout.write(text)
         return
     from saebench.store import write_atomic
 

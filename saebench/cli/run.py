@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,7 @@ def _show(done: RunReport, out: Path, as_json: bool) -> int:
     if as_json:
         put_text(nested.render(records))
     elif records:
-        terminal.show(table.make_table(records), click.get_text_stream("stdout"))
+        terminal.show(table.make_table(records), sys.stdout)
     for failure in done.failures:
         say(f"failed: {failure}")
     found = f", {len(done.skipped)} of them finished before" if done.skipped else ""

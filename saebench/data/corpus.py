@@ -40,6 +40,11 @@ class Corpus:
     """SHA-256 of shape, ids (int64, little-endian) and mask."""
     context_length: int
     rule: str
+    """How the contexts were made, in words."""
+    n_documents: int | None
+    """Documents the contexts were cut from; ``None`` where they came pre-tokenised."""
+    has_bos: bool
+    """Whether position 0 is the BOS token in every context."""
     warnings: tuple[str, ...]
 
 
@@ -55,9 +60,10 @@ def build_corpus(
 ) -> Corpus:
     """Build the contexts.
 
-    Text: documents are shuffled by the seed (files that are one document: contexts are), joined by the separator, and cut into
-    contexts that each begin with BOS; the incomplete rest is dropped. Pre-tokenised contexts are taken as they are; where
-    fewer are wanted than there are, the seed chooses and file order is kept.
+    Text: documents are shuffled by the seed, tokenised without added special tokens, joined by the separator, and cut
+    into contexts that each begin with BOS; the incomplete rest is dropped. A ``.txt`` file is one document, or several
+    between lines ``<|endoftext|>``, and is read in order. Its contexts, and pre-tokenised ones, are taken as they are;
+    where fewer are wanted than there are, the seed chooses and file order is kept.
 
     Args:
         spec: What to read.
@@ -65,11 +71,12 @@ def build_corpus(
         seed: Chooses the text.
         max_context: The model's longest context.
         vocab_size: The model's vocabulary.
-        limit: Contexts at most.
+        limit: Contexts at most; the smaller of this and ``spec.n_contexts`` counts.
         data_dir: Folder of a local mirror.
 
     Raises:
-        InputError: No such corpus, an empty or damaged one, ids outside the vocabulary, or a context the model cannot take.
+        InputError: No such corpus, an empty or damaged one, ids outside the vocabulary, a context the model cannot
+            take, or a hub stream without a number of contexts.
     """
     wanted = min((n for n in (spec.n_contexts, limit) if n is not None), default=None)
     if wanted is not None and wanted < 1:
@@ -77,6 +84,8 @@ def build_corpus(
     if spec.context_length is not None:
         _check_length(spec.context_length, max_context)
     source = open_source(spec, seed=seed, data_dir=data_dir)
+    if source.shuffled and wanted is None:
+        raise InputError(f"{spec.source} is streamed from the hub without an end in sight; say how much with --limit")
     if has_ids(source):
         packed = read_ids(source, spec, tokenizer, wanted=wanted, seed=seed)
     else:
@@ -90,10 +99,13 @@ def build_corpus(
 def _check_length(length: int, max_context: int) -> None:
     if length > max_context:
         raise InputError(
-            f"contexts of {length} tokens do not fit the model, which takes {max_context}; use --context-length {max_context} or less"
+            f"contexts of {length} tokens do not fit the model, which takes {max_context}; "
+            f"use --context-length {max_context} or less"
         )
     if length < _MIN_CONTEXT:
-        raise InputError(f"contexts of {length} tokens are too short to score; use --context-length {_MIN_CONTEXT} or more")
+        raise InputError(
+            f"contexts of {length} tokens are too short to score; use --context-length {_MIN_CONTEXT} or more"
+        )
 
 
 def _check_ids(packed: Packed, source: str, vocab_size: int) -> None:
@@ -101,7 +113,8 @@ def _check_ids(packed: Packed, source: str, vocab_size: int) -> None:
     if low < 0 or high >= vocab_size:
         bad = low if low < 0 else high
         raise InputError(
-            f"{source} holds token id {bad}, outside the model's vocabulary of {vocab_size}; it was tokenised for another model"
+            f"{source} holds token id {bad}, outside the model's vocabulary of {vocab_size}; "
+            "it was tokenised for another model"
         )
 
 
@@ -113,11 +126,16 @@ def _finish(spec: CorpusSpec, packed: Packed, tokenizer: Any, origin: str, revis
     if not bool(scored[:, :-1].any()):
         raise InputError(f"{spec.source} is empty: it holds no token that could be scored; give a longer text")
     bos, warnings = tokenizer.bos_token_id, []
-    inside = int((packed.tokens[:, 1:] == bos).sum()) if bos is not None else 0
-    if bos is not None and not bool((packed.tokens[:, 0] == bos).all()):
-        warnings.append("some contexts do not begin with BOS; position 0 is left out of the scores all the same")
-    if inside and not packed.made_here:
-        warnings.append(f"{inside} BOS tokens stand inside the pre-tokenised contexts and are scored like any token")
+    has_bos = bos is not None and bool((packed.tokens[:, 0] == bos).all())
+    if bos is not None and not has_bos:
+        without = int((packed.tokens[:, 0] != bos).sum())
+        warnings.append(
+            f"{without} of {len(packed.tokens)} contexts do not begin with BOS; position 0 is left out of the scores "
+            "all the same"
+        )
+    inside = 0 if bos is None else int(((packed.tokens == bos) & scored).sum())
+    if inside:
+        warnings.append(f"{inside} BOS tokens stand inside the contexts and are scored like any token")
     return Corpus(
         tokens=packed.tokens,
         valid=packed.valid,
@@ -128,6 +146,8 @@ def _finish(spec: CorpusSpec, packed: Packed, tokenizer: Any, origin: str, revis
         sha256=_hash(packed),
         context_length=packed.tokens.shape[1],
         rule=packed.rule,
+        n_documents=packed.n_documents,
+        has_bos=has_bos,
         warnings=tuple(warnings),
     )
 
@@ -137,5 +157,3 @@ def _hash(packed: Packed) -> str:
     digest.update(np.ascontiguousarray(packed.tokens.numpy(), dtype="<i8").tobytes())
     digest.update(np.packbits(packed.valid.numpy()).tobytes())
     return digest.hexdigest()
-
-

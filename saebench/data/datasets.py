@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 from saebench.errors import InputError
 
 Row = dict[str, Any]
+_BUFFER = 10_000
+"""Rows in the hub stream's shuffle buffer; part of what the seed means."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +33,13 @@ def mirror_file(id: str, config: str | None, split: str, data_dir: Path | None) 
     """Return the mirror's file for a data set, or ``None``.
 
     The mirror is ``data_dir``, else the environment variable ``SAEBENCH_DATA``; its files are
-    ``<hub id>/<config>/<split>.jsonl.gz`` (or ``.jsonl``). Without a config ``default`` is taken, or the only one there.
+    ``<hub id>/<config>/<split>.jsonl.gz`` (or ``.jsonl``). Without a config the only one there is taken, else
+    ``default``.
+
+    Raises:
+        InputError: The folder of the mirror does not exist.
     """
-    root = data_dir or (Path(os.environ["SAEBENCH_DATA"]) if os.environ.get("SAEBENCH_DATA") else None)
+    root = _mirror(data_dir)
     if root is None:
         return None
     if not root.is_dir():
@@ -47,6 +54,11 @@ def mirror_file(id: str, config: str | None, split: str, data_dir: Path | None) 
     return None
 
 
+def _mirror(data_dir: Path | None) -> Path | None:
+    told = os.environ.get("SAEBENCH_DATA")
+    return data_dir or (Path(told) if told else None)
+
+
 def load_rows(
     id: str, *, config: str | None = None, split: str = "train", revision: str | None = None, seed: int = 0,
     data_dir: Path | None = None,
@@ -57,7 +69,7 @@ def load_rows(
         id: Hub id, ``owner/name``.
         config: Configuration, where the data set has several.
         split: Name of the split.
-        revision: Hub revision.
+        revision: Hub revision; the present one if ``None``. Rows of a mirror have none.
         seed: Seed of the hub stream's buffer shuffle.
         data_dir: Folder of the mirror.
 
@@ -66,38 +78,54 @@ def load_rows(
     """
     if not re.fullmatch(r"[\w.-]+/[\w.-]+|[\w-]+", id) or ".." in id:
         raise InputError(f"no corpus at {id!r}: neither a file nor a hub id like roneneldan/TinyStories")
-    if config is not None and ("/" in config or ".." in config):
-        raise InputError(f"{config!r} is not the name of a configuration")
+    for kind, name in (("configuration", config), ("split", split)):
+        if name is not None and (not name.strip(". ") or "/" in name or "\\" in name or ".." in name):
+            raise InputError(f"{name!r} is not the name of a {kind}; it becomes part of a path, so no slashes or '..'")
     path = mirror_file(id, config, split, data_dir)
     if path is not None:
         return Rows(rows=read_jsonl(path), origin=f"mirror:{id}/{path.parent.name}/{path.name}", local=True)
-    return _hub(id, config, split, revision, seed)
+    return _hub(id, config, split, revision, seed, root=_mirror(data_dir))
 
 
-def _hub(id: str, config: str | None, split: str, revision: str | None, seed: int) -> Rows:
+def _hub(id: str, config: str | None, split: str, revision: str | None, seed: int, *, root: Path | None) -> Rows:
     import datasets
+    import huggingface_hub
 
-    datasets.disable_progress_bars()
-    try:
-        stream = datasets.load_dataset(id, config, split=split, streaming=True, revision=revision)
-        shuffled = stream.shuffle(seed=seed, buffer_size=10_000)
-        rows = iter(shuffled)
-        first = next(rows, None)
-    except Exception as error:  # the library raises many kinds for missing data and missing network
+    def refuse(error: Exception) -> InputError:
         text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise InputError(
-            f"cannot get the data set {id} ({config or 'default'}, {split}) from the hub: {text[:200]}. Offline, give a text "
-            f"file with --corpus, or a mirror with --data-dir that holds {id}/{config or 'default'}/{split}.jsonl.gz"
-        ) from None
+        wanted = f"{id}/{config or 'default'}/{split}.jsonl.gz"
+        mirror = f"{root / wanted} does not exist" if root else f"no --data-dir or SAEBENCH_DATA holds {wanted}"
+        there = sorted(p.relative_to(root).as_posix() for p in (root / id).glob("*/*.jsonl*")) if root else []
+        return InputError(
+            f"cannot get the data set {id} ({config or 'default'}, {split}) from the hub ({text[:200]}), and {mirror}"
+            f"{f'; the mirror has {", ".join(there[:6])}' if there else ''}. Name a mirror with --data-dir, or give a "
+            "text file with --corpus"
+        )
+
+    # the library raises many kinds for missing data and missing network, at the start and in mid-stream
+    try:
+        # asked first: it fails at once without a network, where load_dataset tries for 20 seconds
+        commit = huggingface_hub.HfApi().dataset_info(id, revision=revision, timeout=20).sha
+        stream = datasets.load_dataset(id, config, split=split, streaming=True, revision=commit)
+        rows = iter(stream.shuffle(seed=seed, buffer_size=_BUFFER))
+        first = next(rows, None)
+    except Exception as error:
+        raise refuse(error) from None
 
     def chained() -> Iterator[Row]:
-        if first is not None:
-            yield first
-            yield from rows
+        if first is None:
+            return
+        yield first
+        while True:
+            try:
+                row = next(rows, None)
+            except Exception as error:
+                raise refuse(error) from None
+            if row is None:
+                return
+            yield row
 
-    info = getattr(stream, "info", None)
-    commit = next((m[1] for key in (getattr(info, "download_checksums", None) or {}) if (m := re.search(r"@([0-9a-f]{40})/", key))), None)
-    return Rows(rows=chained(), origin=f"hub:{id}", revision=revision or commit, local=False)
+    return Rows(rows=chained(), origin=f"hub:{id}", revision=commit, local=False)
 
 
 def read_jsonl(path: Path) -> Iterator[Row]:
@@ -106,11 +134,12 @@ def read_jsonl(path: Path) -> Iterator[Row]:
     number = 0
     try:
         with opener(path, "rt", encoding="utf-8") as handle:
-            for number, line in enumerate(handle, 1):
+            for line in handle:
+                number += 1
                 if line.strip():
                     row = json.loads(line)
                     if not isinstance(row, dict):
                         raise ValueError("not an object")
                     yield row
-    except (OSError, EOFError, ValueError) as error:
-        raise InputError(f"{path} is damaged behind line {number} ({error}); fetch it again") from None
+    except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
+        raise InputError(f"{path} is damaged at or behind line {max(number, 1)} ({error}); fetch it again") from None

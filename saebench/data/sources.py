@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from saebench.data import tables
 from saebench.data.datasets import Row, load_rows, read_jsonl
 from saebench.data.spec import CorpusSpec
 from saebench.errors import InputError, did_you_mean
+
+_BETWEEN = re.compile(r"^[ \t]*<\|endoftext\|>[ \t]*\r?$", re.MULTILINE)
+
+
+class Table(Protocol):
+    """Rows that can be counted and fetched by number, so that what is not wanted is not read."""
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        ...
+
+    def take(self, numbers: NDArray[np.int64]) -> Iterator[Row]:
+        """Yield the rows of these numbers, which ascend."""
+        ...
 
 
 @dataclass(kw_only=True)
@@ -24,11 +40,13 @@ class Source:
     ids: NDArray[Any] | None = None
     """Pre-tokenised contexts ``[N, L]`` of a ``.npy`` file."""
     first: Row | None = None
-    rest: Iterator[Row] = iter(())
+    rest: Iterable[Row] = field(default_factory=tuple)
+    table: Table | None = None
+    """The same rows by number, where the file allows it."""
     shuffled: bool = False
-    """Whether the rows come in the seed's order already."""
-    one_document: bool = False
-    """A plain text file: its contexts, not its documents, are shuffled."""
+    """Whether the rows are a hub stream's, in the seed's order already."""
+    in_order: bool = False
+    """A plain text file: its contexts, not its documents, are chosen by the seed."""
 
     def rows(self) -> Iterator[Row]:
         """Yield every row."""
@@ -40,19 +58,24 @@ class Source:
 def open_source(spec: CorpusSpec, *, seed: int, data_dir: Path | None) -> Source:
     """Open what ``spec.source`` names.
 
+    Args:
+        spec: What to read.
+        seed: Seed of a hub stream's shuffle.
+        data_dir: Folder of a local mirror.
+
     Raises:
         InputError: There is no such file or data set, or it is empty or damaged.
     """
     path = Path(spec.source).expanduser()
     if path.suffix == ".npy":
         return Source(origin=f"file:{path.name}", ids=_npy(path))
-    if path.is_dir() and not (path / "dataset_info.json").exists() and not (path / "dataset_dict.json").exists():
-        raise InputError(f"{path} is no corpus; give a .txt, .jsonl or .npy file, or a folder that save_to_disk wrote")
-    if path.is_dir():
-        source = _rows(_saved(path, spec.split), origin=f"file:{path.name}")
+    if path.is_dir() or (path.is_file() and path.suffix == ".parquet"):
+        table = tables.open_table(path, spec.split)
+        source = _rows(table.rows(), origin=f"file:{path.name}")
+        source.table = table
     elif path.is_file():
-        source = _file(path)
-    elif path.suffix in {".txt", ".jsonl", ".gz"} or spec.source.startswith((".", "/", "~")):
+        source = _file(path, spec.text_column)
+    elif path.suffix in {".txt", ".jsonl", ".gz", ".parquet"} or spec.source.startswith((".", "/", "~")):
         raise InputError(f"no such corpus file: {path}")
     else:
         found = load_rows(
@@ -68,7 +91,8 @@ def open_source(spec: CorpusSpec, *, seed: int, data_dir: Path | None) -> Source
 def text_of(row: Row, column: str, source: str) -> str:
     """Return the text of a row; a missing column raises ``InputError`` that lists those there are."""
     if column not in row:
-        raise InputError(f"{source} has no column {column!r}.{did_you_mean(column, row)} It has: {', '.join(map(str, row))}.")
+        there = ", ".join(map(str, row)) or "none"
+        raise InputError(f"{source} has no column {column!r}.{did_you_mean(column, row)} It has: {there}.")
     value = row[column]
     if not isinstance(value, str):
         raise InputError(f"{source}: column {column!r} holds {type(value).__name__}, expected text")
@@ -79,15 +103,17 @@ def _rows(rows: Iterator[Row], *, origin: str, revision: str | None = None) -> S
     return Source(origin=origin, revision=revision, first=next(rows, None), rest=rows)
 
 
-def _file(path: Path) -> Source:
+def _file(path: Path, column: str) -> Source:
     if path.name.endswith((".jsonl", ".jsonl.gz")):
         return _rows(read_jsonl(path), origin=f"file:{path.name}")
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not readable text ({error}); give a UTF-8 file") from None
-    row = {"text": text} if text.strip() else None
-    return Source(origin=f"file:{path.name}", first=row, one_document=True)
+    documents = [{column: part} for part in _BETWEEN.split(text) if part.strip()]
+    source = _rows(iter(documents), origin=f"file:{path.name}")
+    source.in_order = True
+    return source
 
 
 def _npy(path: Path) -> NDArray[Any]:
@@ -97,22 +123,13 @@ def _npy(path: Path) -> NDArray[Any]:
         raise InputError(f"no such corpus file: {path}") from None
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{path} is not a whole .npy file of numbers ({error}); write it with numpy.save") from None
+    if not isinstance(ids, np.ndarray):
+        raise InputError(f"{path} is an archive of arrays, not one array; write it with numpy.save")
     if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
-        raise InputError(f"{path} holds {ids.dtype} of shape {list(ids.shape)}; expected integer token ids of shape [contexts, positions]")
+        raise InputError(
+            f"{path} holds {ids.dtype} of shape {list(ids.shape)}; "
+            "expected integer token ids of shape [contexts, positions]"
+        )
     if not ids.size:
         raise InputError(f"{path} is empty; give a corpus with tokens in it")
     return ids
-
-
-def _saved(path: Path, split: str) -> Iterator[Row]:
-    import datasets
-
-    try:
-        found = datasets.load_from_disk(str(path))
-    except Exception as error:  # the library raises many kinds for damaged folders
-        raise InputError(f"{path} cannot be read as a saved data set ({error}); write it again with save_to_disk") from None
-    if isinstance(found, datasets.DatasetDict):
-        if split not in found:
-            raise InputError(f"{path} has no split {split!r}; it has {', '.join(found)}")
-        found = found[split]
-    return (dict(row) for row in found)

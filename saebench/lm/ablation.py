@@ -3,7 +3,7 @@
 At a site that carries the whole residual stream the state behind the ablation then depends on the first token alone (which
 stays clean), not on the rest of the context: one forward over one context serves the whole corpus.
 
-Letters: ``C`` contexts, ``L`` positions, ``M`` d_model, ``O`` width written, ``P`` predictions.
+Letters: ``C`` contexts, ``L`` positions, ``M`` d_model, ``O`` width written, ``V`` vocabulary.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from saebench.lm.losses import Head, log_sum_exp
+from saebench.lm.losses import Head, Logits, from_hidden, from_table, log_sum_exp
 from saebench.lm.port import Clean, Port
+
+_TABLE_BYTES = 256 << 20
+"""Logits of the shared forward are kept if they fit; else they are made again for each batch."""
 
 
 class Ablation:
@@ -33,6 +36,7 @@ class Ablation:
         self._port = port
         self._value = value
         self._shared: Float[Tensor, "L M"] | None = None
+        self._table: Float[Tensor, "L V"] | None = None
         one_start = bool((tokens[:, 0] == tokens[0, 0]).all()) or not keep_first
         if port.carries_stream and one_start:
             clean = port.clean(tokens[:1].to(port.model.device), final=False)
@@ -45,17 +49,21 @@ class Ablation:
         """Whether one forward serves every context."""
         return self._shared is not None
 
-    def rows(self, clean: Clean, where: Bool[Tensor, "B L"], wanted: Bool[Tensor, "B L"]) -> Float[Tensor, "P M"]:
-        """Return the final-norm outputs at the ``wanted`` positions of one batch.
+    def logits(self, clean: Clean, where: Bool[Tensor, "B L"], wanted: Bool[Tensor, "B L"]) -> Logits:
+        """Return the logits at the ``wanted`` positions of one batch.
 
         Args:
             clean: The batch's clean forward.
             where: The positions that are ablated.
-            wanted: The positions whose outputs are wanted, row by row.
+            wanted: The positions whose logits are wanted, row by row.
         """
-        if self._shared is not None:
-            return self._shared[wanted.nonzero()[:, 1]]
-        return self._splice(clean, where)[wanted]
+        head = self._port.model.head
+        if self._shared is None:
+            return from_hidden(head, self._splice(clean, where)[wanted])
+        position = wanted.nonzero()[:, 1]
+        if self._table is None and 4 * len(self._shared) * self._port.model.d_vocab <= _TABLE_BYTES:
+            self._table = head(self._shared).float()
+        return from_hidden(head, self._shared[position]) if self._table is None else from_table(self._table, position)
 
     def _splice(self, clean: Clean, where: Bool[Tensor, "B L"]) -> Float[Tensor, "B L M"]:
         return self._port.splice(clean, self._value.to(clean.target.dtype).expand_as(clean.target), where)

@@ -20,6 +20,18 @@ _CHUNK_BYTES = 48 << 20
 _BLOCK_BYTES = 2 << 20
 
 Head = Callable[[Tensor], Tensor]
+Logits = Callable[[slice], Tensor]
+"""Rows wanted → their logits ``[m, V]`` as a new tensor, which the caller may overwrite."""
+
+
+def from_hidden(head: Head, hidden: Float[Tensor, "M D"]) -> Logits:
+    """Return logits made from final-norm outputs when they are asked for."""
+    return lambda rows: head(hidden[rows])
+
+
+def from_table(table: Float[Tensor, "T V"], row: Int[Tensor, " M"]) -> Logits:
+    """Return logits looked up: prediction ``i`` has those of ``table[row[i]]``."""
+    return lambda rows: table[row[rows]]
 
 
 class LossRows(NamedTuple):
@@ -36,23 +48,17 @@ class LossRows(NamedTuple):
 
 @torch.inference_mode()
 def loss_rows(
-    head: Head,
-    clean: Float[Tensor, "M D"],
-    alternatives: Sequence[Float[Tensor, "M D"]],
-    targets: Int[Tensor, " M"],
-    *,
-    d_vocab: int,
+    clean: Logits, alternatives: Sequence[Logits], targets: Int[Tensor, " M"], *, d_vocab: int
 ) -> LossRows:
     """Return CE of the clean pass and, per alternative, CE, KL(clean ‖ alternative) and top-1 agreement.
 
     Args:
-        head: Final-norm outputs ``[m, D]`` → logits ``[m, V]``.
-        clean: Final-norm outputs of the clean pass at the scored positions.
-        alternatives: The same rows of other passes.
+        clean: Logits of the clean pass at the scored positions.
+        alternatives: Logits of other passes at the same positions.
         targets: The tokens to be predicted.
         d_vocab: ``V``, to size the chunks.
     """
-    n, device = len(targets), clean.device
+    n, device = len(targets), targets.device
     ce_clean = torch.empty(n, dtype=torch.float64, device=device)
     ce = torch.empty(len(alternatives), n, dtype=torch.float64, device=device)
     kl = torch.empty_like(ce)
@@ -61,11 +67,11 @@ def loss_rows(
     block = chunk if device.type != "cpu" else max(1, _BLOCK_BYTES // (4 * d_vocab))
     for start in range(0, n, chunk):
         rows = slice(start, min(start + chunk, n))
-        logits = head(clean[rows]).float()
+        logits = clean(rows).float()
         best, lse, p = _clean_stats(logits, block)
         ce_clean[rows] = lse - logits.gather(1, targets[rows, None])[:, 0].double()
         for i, alternative in enumerate(alternatives):
-            other = head(alternative[rows]).float()
+            other = alternative(rows).float()
             at_target = other.gather(1, targets[rows, None])[:, 0].double()
             other_best, other_lse, cross = _compare(other, logits, p, block)
             ce[i, rows] = other_lse - at_target

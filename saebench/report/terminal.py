@@ -7,9 +7,10 @@ import os
 import shutil
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple, cast
 
 from saebench.report.table import Table
+from saebench.textio import TextOut
 
 
 class Grid(NamedTuple):
@@ -63,7 +64,7 @@ def render(table: Table, *, width: int | None = None) -> str:
     return out.getvalue()
 
 
-def show(table: Table, stream: TextIO) -> None:
+def show(table: Table, stream: TextOut) -> None:
     """Write ``table`` to ``stream``: styled and fitted to the width where it is a terminal, else plain."""
     if not is_rich(stream):
         width = shutil.get_terminal_size().columns if stream.isatty() else None
@@ -72,7 +73,7 @@ def show(table: Table, stream: TextIO) -> None:
     _write(table, stream, shutil.get_terminal_size().columns, lambda grid: _rich(grid, stream))
 
 
-def show_grid(grid: Grid, stream: TextIO) -> None:
+def show_grid(grid: Grid, stream: TextOut) -> None:
     """Write one grid to ``stream``, styled where it is a terminal."""
     if is_rich(stream):
         _rich(grid, stream)
@@ -80,7 +81,7 @@ def show_grid(grid: Grid, stream: TextIO) -> None:
         stream.write(plain(grid))
 
 
-def is_rich(stream: TextIO) -> bool:
+def is_rich(stream: TextOut) -> bool:
     """Return whether ``stream`` is a terminal that wants colour (https://no-color.org)."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
@@ -102,7 +103,7 @@ def clean(text: str) -> str:
     return "".join(c if unicodedata.category(c) not in ("Cc", "Cf") else " " for c in text)
 
 
-def _write(table: Table, out: TextIO, width: int | None, put: Callable[[Grid], object]) -> None:
+def _write(table: Table, out: TextOut, width: int | None, put: Callable[[Grid], object]) -> None:
     shared = table.shared_identity()
     if shared:
         out.write(clean(", ".join(f"{key} {value}" for key, value in shared.items())) + "\n\n")
@@ -118,7 +119,7 @@ def _names(table: Table) -> list[dict[str, str]]:
     return [{k: v for k, v in row.identity().items() if k not in shared} for row in table.rows]
 
 
-def _rich(grid: Grid, stream: TextIO) -> None:
+def _rich(grid: Grid, stream: TextOut) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table as RichTable
@@ -130,7 +131,7 @@ def _rich(grid: Grid, stream: TextIO) -> None:
     for i, row in enumerate(grid.rows):
         cells = (Text(clean(t), style="bold green" if (i, j) in grid.strong else "") for j, t in enumerate(row))
         styled.add_row(*cells)
-    Console(file=stream).print(styled)
+    Console(file=cast(Any, stream)).print(styled)
 
 
 def _copy(grid: Grid) -> Grid:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import click
 import pytest
@@ -12,6 +14,7 @@ from saebench import __version__
 from saebench import cli as command_line
 from saebench.cli import cli, main
 from saebench.errors import RecordError
+from tests.helpers import make_record, save
 
 
 def test_help_names_every_command():
@@ -95,3 +98,11 @@ def _seconds(*arguments: str) -> float:
 
 def test_help_starts_at_once():
     assert _seconds("--help") < 0.5
+
+
+def test_a_terminal_without_unicode_gets_escapes_not_an_error(tmp_path: Path):
+    save(tmp_path, make_record())
+    env = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-m", "saebench", "report", str(tmp_path)], capture_output=True, env=env)
+    assert done.returncode == 0
+    assert rb"0.750 \xb1 0.010" in done.stdout

@@ -25,8 +25,21 @@ def runner(monkeypatch: pytest.MonkeyPatch):
 
 def test_options_reach_the_configuration(runner, tmp_path: Path):
     seen = runner(RunReport())
-    words = "--sae a --sae b --task core --seed 1 --seed 2 --limit 3 --context-length 32 --batch-size 2 --splice-bos --force"
-    main(["run", *words.split(), "--residual", "centred", "--format", "native", "--out", str(tmp_path)])
+    words = "--sae a --sae b --task core --seed 1 --seed 2 --limit 3 --context-length 32 --batch-size 2"
+    main(
+        [
+            "run",
+            *words.split(),
+            "--splice-bos",
+            "--force",
+            "--residual",
+            "centred",
+            "--format",
+            "native",
+            "--out",
+            str(tmp_path),
+        ]
+    )
     (config,) = seen
     assert (config.saes, config.tasks, config.seeds, config.limit) == (("a", "b"), ("core",), (1, 2), 3)
     assert (config.context_length, config.batch_size, config.splice_bos, config.force) == (32, 2, True, True)
