@@ -125,9 +125,7 @@ def make_plan(config: RunConfig) -> Plan:
     return Plan(groups=list(groups.values()))
 
 
-def _item(
-    config: RunConfig, group: Group, sae: SAE, task: TaskSpec, seed: int, settings: dict[str, Any]
-) -> Item:
+def _item(config: RunConfig, group: Group, sae: SAE, task: TaskSpec, seed: int, settings: dict[str, Any]) -> Item:
     path = record_path(
         config.out,
         model=Path(group.model).name if Path(group.model).exists() else group.model,

@@ -67,5 +67,9 @@ def machine(device: str) -> dict[str, str | int]:
     """
     import torch
 
-    name = torch.cuda.get_device_name(torch.device(device)) if device.startswith("cuda") else platform.processor() or platform.machine()
+    name = (
+        torch.cuda.get_device_name(torch.device(device))
+        if device.startswith("cuda")
+        else platform.processor() or platform.machine()
+    )
     return {"device": device, "device_name": name, "threads": torch.get_num_threads(), "platform": platform.platform()}

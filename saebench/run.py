@@ -248,7 +248,8 @@ def corpus_spec(config: RunConfig, task: TaskSpec) -> CorpusSpec:
     """Return the task's corpus, or the one that ``--corpus`` puts in its place."""
     own = task.corpus
     if config.corpus is None:
-        return CorpusSpec(**own.model_dump() | {"context_length": config.context_length or own.context_length})
+        own = own.model_copy(update={"context_length": config.context_length or own.context_length})
+        return CorpusSpec(**dict(own))
     return CorpusSpec(
         source=config.corpus,
         context_length=config.context_length or own.context_length,

@@ -126,9 +126,7 @@ class Pass:
         assert clean.final is not None and zero is not None
         targets = clean.tokens.roll(-1, 1)[predicted]
         passes.append(zero.logits(clean, where, predicted))
-        losses = loss_rows(
-            from_hidden(head, clean.final[predicted]), passes, targets, d_vocab=self.port.model.d_vocab
-        )
+        losses = loss_rows(from_hidden(head, clean.final[predicted]), passes, targets, d_vocab=self.port.model.d_vocab)
         context, position = _places(predicted, rows.start)
         ce, kl, top1 = (t.double().cpu().numpy() for t in (losses.ce, losses.kl, losses.top1))
         ce_clean = losses.ce_clean.cpu().numpy()

@@ -14,7 +14,5 @@ def shared_dir() -> Path:
     told = os.environ.get("SAEBENCH_TEST_SHARED")
     folder = Path(told) if told else Path(__file__).resolve().parents[2] / "shared"
     if not (folder / "models").is_dir():
-        pytest.skip(
-            f"no shared test data at {folder}; set SAEBENCH_TEST_SHARED to the folder that holds models/ and data/"
-        )
+        pytest.skip(f"no shared test data at {folder}; set SAEBENCH_TEST_SHARED to the folder that holds models/ and data/")
     return folder

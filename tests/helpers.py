@@ -50,13 +50,8 @@ def make_record(
         model=ModelInfo(id=f"org/{model}", name=model, family="llama", dtype="float32"),
         task=TaskInfo(name=task, version=version),
         seed=seed,
-        scores=list(scores)
-        or [make_score("l0", 4.0, 0.5), make_score("explained_variance", 0.75, 0.01, better="higher")],
-        series=[
-            Series(
-                name="l0_by_position", x_name="position", x=[0.0, 1.0], value=[None, 4.0], stderr=[None, 0.5], n=[0, 9]
-            )
-        ],
+        scores=list(scores) or [make_score("l0", 4.0, 0.5), make_score("explained_variance", 0.75, 0.01, better="higher")],
+        series=[Series(name="l0_by_position", x_name="position", x=[0.0, 1.0], value=[None, 4.0], stderr=[None, 0.5], n=[0, 9])],
         data=DataInfo(
             **{
                 "corpus": "some/text",

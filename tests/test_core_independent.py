@@ -14,7 +14,14 @@ from saebench.api import evaluate
 from saebench.sae import load_sae
 from tests.independent_core import core
 
-SAES = ["saelens-relu", "saelens-topk", "saelens-batchtopk", "dictionary_learning/trainer_0", "dictionary_learning/trainer_1", "sparsify/layers.2"]  # fmt: skip
+SAES = [
+    "saelens-relu",
+    "saelens-topk",
+    "saelens-batchtopk",
+    "dictionary_learning/trainer_0",
+    "dictionary_learning/trainer_1",
+    "sparsify/layers.2",
+]
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +40,7 @@ def tokens_file(shared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.mark.parametrize("splice_bos", [False, True])
-def test_every_score_and_position_agrees_to_1e_4(
-    shared_dir: Path, tokens_file: Path, tmp_path: Path, splice_bos: bool
-) -> None:
+def test_every_score_and_position_agrees_to_1e_4(shared_dir: Path, tokens_file: Path, tmp_path: Path, splice_bos: bool) -> None:
     folder = shared_dir / "models/stories260K"
     paths = [str(shared_dir / "saes/stories260K" / name) for name in SAES]
     records = evaluate(

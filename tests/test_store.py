@@ -18,17 +18,13 @@ def test_what_is_written_is_read(tmp_path: Path):
 
 
 def test_the_path_says_what_it_holds(tmp_path: Path):
-    path = store.record_path(
-        tmp_path, model="org/m", site="a.b", sae="x y", sha256="0123456789", task="t", version=2, seed=3
-    )
+    path = store.record_path(tmp_path, model="org/m", site="a.b", sae="x y", sha256="0123456789", task="t", version=2, seed=3)
     assert path.relative_to(tmp_path).as_posix() == "org-m/a.b/x-y-01234567/t@2/seed3.json"
 
 
 @pytest.mark.parametrize("hostile", ["../../x", "/etc/x", "..", ".", "", "a\nb", "~"])
 def test_no_name_leaves_the_folder(tmp_path: Path, hostile: str):
-    path = store.record_path(
-        tmp_path, model=hostile, site=hostile, sae=hostile, sha256="0" * 64, task=hostile, version=1, seed=0
-    )
+    path = store.record_path(tmp_path, model=hostile, site=hostile, sae=hostile, sha256="0" * 64, task=hostile, version=1, seed=0)
     assert path.resolve().is_relative_to(tmp_path.resolve())
     assert len(path.relative_to(tmp_path).parts) == 5
 

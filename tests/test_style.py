@@ -34,9 +34,7 @@ def test_sources_neither_print_nor_unpickle_nor_import_tests(path: Path):
                 assert unsafe is None or given is not unsafe, f"line {node.lineno}: {word.arg}={given}"
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
         names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-        assert not any(n.split(".")[0] in ("pickle", "tests") for n in names), (
-            f"line {getattr(node, 'lineno', 0)}: {names}"
-        )
+        assert not any(n.split(".")[0] in ("pickle", "tests") for n in names), f"line {getattr(node, 'lineno', 0)}: {names}"
 
 
 LIGHT = (

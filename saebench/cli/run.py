@@ -23,21 +23,15 @@ _PATH = click.Path(path_type=Path)
 @click.option("--suite", type=click.Choice(["quick", "standard", "full"]), help="Named set of tasks  [default: full]")
 @click.option("--task", "tasks", multiple=True, metavar="NAME", help="A task instead of a suite; may be repeated.")
 @click.option("--seed", "seeds", multiple=True, type=int, help="Chooses the tokens; may be repeated  [default: 0]")
-@click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("results"), show_default=True, help="Where records go."
-)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("results"), show_default=True, help="Where records go.")
 @click.option("--corpus", metavar="NAME|PATH", help="Text in place of the task's own.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
 @click.option("--dtype", metavar="T", help="Of the language model  [default: float32]")
-@click.option(
-    "--data-dir", type=click.Path(path_type=Path), envvar="SAEBENCH_DATA", help="Local mirror of hub data sets."
-)
+@click.option("--data-dir", type=click.Path(path_type=Path), envvar="SAEBENCH_DATA", help="Local mirror of hub data sets.")
 @click.option("--limit", type=int, metavar="N", help="Number of contexts at most.")
 @click.option("--context-length", type=int, metavar="N", help="Tokens per context, BOS included.")
 @click.option("--batch-size", type=int, metavar="N", help="Contexts at a time; moves no score.")
-@click.option(
-    "--trained-context", type=int, metavar="N", help="Context length the SAE was trained at, if its files are silent."
-)
+@click.option("--trained-context", type=int, metavar="N", help="Context length the SAE was trained at, if its files are silent.")
 @click.option("--splice-bos", is_flag=True, help="Replace the BOS position too.")
 @click.option("--residual", type=click.Choice(["raw", "centred"]), help="Residual stream that the SAE expects.")
 @click.option("--format", metavar="FORMAT", help="File format of the SAE, if it is not recognised.")

@@ -103,9 +103,7 @@ def _check_length(length: int, max_context: int) -> None:
             f"use --context-length {max_context} or less"
         )
     if length < _MIN_CONTEXT:
-        raise InputError(
-            f"contexts of {length} tokens are too short to score; use --context-length {_MIN_CONTEXT} or more"
-        )
+        raise InputError(f"contexts of {length} tokens are too short to score; use --context-length {_MIN_CONTEXT} or more")
 
 
 def _check_ids(packed: Packed, source: str, vocab_size: int) -> None:
@@ -113,8 +111,7 @@ def _check_ids(packed: Packed, source: str, vocab_size: int) -> None:
     if low < 0 or high >= vocab_size:
         bad = low if low < 0 else high
         raise InputError(
-            f"{source} holds token id {bad}, outside the model's vocabulary of {vocab_size}; "
-            "it was tokenised for another model"
+            f"{source} holds token id {bad}, outside the model's vocabulary of {vocab_size}; it was tokenised for another model"
         )
 
 
@@ -130,8 +127,7 @@ def _finish(spec: CorpusSpec, packed: Packed, tokenizer: Any, origin: str, revis
     if bos is not None and not has_bos:
         without = int((packed.tokens[:, 0] != bos).sum())
         warnings.append(
-            f"{without} of {len(packed.tokens)} contexts do not begin with BOS; position 0 is left out of the scores "
-            "all the same"
+            f"{without} of {len(packed.tokens)} contexts do not begin with BOS; position 0 is left out of the scores all the same"
         )
     inside = 0 if bos is None else int(((packed.tokens == bos) & scored).sum())
     if inside:

@@ -95,11 +95,11 @@ def _hub(id: str, config: str | None, split: str, revision: str | None, seed: in
         text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         wanted = f"{id}/{config or 'default'}/{split}.jsonl.gz"
         mirror = f"{root / wanted} does not exist" if root else f"no --data-dir or SAEBENCH_DATA holds {wanted}"
-        there = sorted(p.relative_to(root).as_posix() for p in (root / id).glob("*/*.jsonl*")) if root else []
+        files = sorted(p.relative_to(root).as_posix() for p in (root / id).glob("*/*.jsonl*")) if root else []
+        there = f"; the mirror has {', '.join(files[:6])}" if files else ""
         return InputError(
             f"cannot get the data set {id} ({config or 'default'}, {split}) from the hub ({text[:200]}), and {mirror}"
-            f"{f'; the mirror has {", ".join(there[:6])}' if there else ''}. Name a mirror with --data-dir, or give a "
-            "text file with --corpus"
+            f"{there}. Name a mirror with --data-dir, or give a text file with --corpus"
         )
 
     # the library raises many kinds for missing data and missing network, at the start and in mid-stream

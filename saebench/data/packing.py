@@ -34,9 +34,7 @@ class Packed:
     """Documents that begin within the text that was cut into contexts; ``None`` where it came pre-tokenised."""
 
 
-def pack_text(
-    source: Source, spec: CorpusSpec, tokenizer: Any, *, length: int, wanted: int | None, seed: int
-) -> Packed:
+def pack_text(source: Source, spec: CorpusSpec, tokenizer: Any, *, length: int, wanted: int | None, seed: int) -> Packed:
     """Return contexts of ``length`` tokens; reading stops as soon as ``wanted`` are full.
 
     A text shorter than one context becomes one context, padded on the right.
@@ -77,9 +75,7 @@ def pack_text(
     )
 
 
-def _tokens(
-    texts: Iterator[str], tokenizer: Any, between: int | None, need: int | None
-) -> tuple[NDArray[np.int64], list[int]]:
+def _tokens(texts: Iterator[str], tokenizer: Any, between: int | None, need: int | None) -> tuple[NDArray[np.int64], list[int]]:
     """Return the ids of the texts, joined, and where each text begins; stops once ``need`` ids are there."""
     parts: list[NDArray[np.int64]] = []
     starts: list[int] = []
@@ -98,9 +94,7 @@ def _tokens(
     return (np.concatenate(parts) if parts else np.zeros(0, np.int64)), starts
 
 
-def _short(
-    stream: NDArray[np.int64], body: int, between: int | None, tokenizer: Any, *, rule: str, n_documents: int
-) -> Packed:
+def _short(stream: NDArray[np.int64], body: int, between: int | None, tokenizer: Any, *, rule: str, n_documents: int) -> Packed:
     """Return the one context of a text too short to fill it, padded on the right."""
     bos = tokenizer.bos_token_id
     filler = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None), 0)
@@ -138,7 +132,4 @@ def _rule(bos: int | None, between: int | None, tokenizer: Any, length: int) -> 
     name = None if between is None else tokenizer.convert_ids_to_tokens(between)
     joined = "joined without a separator" if name is None else f"joined by {name}"
     inner = "" if name is None else " and separators"
-    return (
-        f"{start}; documents {joined}, cut to {length} tokens, the incomplete rest dropped; "
-        f"position 0{inner} never scored"
-    )
+    return f"{start}; documents {joined}, cut to {length} tokens, the incomplete rest dropped; position 0{inner} never scored"

@@ -42,9 +42,7 @@ def read_ids(source: Source, spec: CorpusSpec, tokenizer: Any, *, wanted: int | 
     tokens = np.array(ids[:, :length], dtype=np.int64)
     valid = torch.from_numpy(_not_trailing_pad(tokens, tokenizer) if mask is None else mask[:, :length].copy())
     if not bool((valid[:, :-1] | ~valid[:, 1:]).all()):
-        raise InputError(
-            f"{spec.source} has padding before text; positions would not count from BOS, so pad it on the right"
-        )
+        raise InputError(f"{spec.source} has padding before text; positions would not count from BOS, so pad it on the right")
     rule = f"pre-tokenised contexts, first {length} of {ids.shape[1]} tokens; position 0 is never scored"
     return Packed(tokens=torch.from_numpy(tokens), valid=valid, rule=rule)
 
@@ -79,19 +77,19 @@ def _from_rows(
     ids = np.stack([ids for ids, _ in read])
     if any(mask is None for _, mask in read):
         return ids, None
-    masks = [_whole({"attention_mask": mask}, "attention_mask", spec.source) for _, mask in read]
+    masks = [_whole({"attention_mask": mask}, "attention_mask", spec.source, "biu") for _, mask in read]
     if any(len(mask) != ids.shape[1] for mask in masks):
         raise InputError(f"{spec.source}: 'attention_mask' and 'input_ids' have different lengths; write them again")
     return ids, np.stack(masks) != 0
 
 
-def _whole(row: Row, column: str, source: str) -> NDArray[np.int64]:
+def _whole(row: Row, column: str, source: str, kinds: str = "iu") -> NDArray[np.int64]:
     """Return a row's list of whole numbers."""
     try:
         array = np.asarray(row.get(column))
     except (ValueError, OverflowError):  # nested lists of several lengths
         array = np.zeros(0)
-    if array.ndim != 1 or not len(array) or array.dtype.kind not in "biu":
+    if array.ndim != 1 or not len(array) or array.dtype.kind not in kinds:
         raise InputError(f"{source}: column {column!r} does not hold a list of whole numbers in every row")
     return array.astype(np.int64)
 

@@ -6,29 +6,17 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from saebench.data import tables
 from saebench.data.datasets import Row, load_rows, read_jsonl
 from saebench.data.spec import CorpusSpec
+from saebench.data.tables import ParquetTable, SavedTable, open_table
 from saebench.errors import InputError, did_you_mean
 
 _BETWEEN = re.compile(r"^[ \t]*<\|endoftext\|>[ \t]*\r?$", re.MULTILINE)
-
-
-class Table(Protocol):
-    """Rows that can be counted and fetched by number, so that what is not wanted is not read."""
-
-    def __len__(self) -> int:
-        """Return the number of rows."""
-        ...
-
-    def take(self, numbers: NDArray[np.int64]) -> Iterator[Row]:
-        """Yield the rows of these numbers, which ascend."""
-        ...
 
 
 @dataclass(kw_only=True)
@@ -41,7 +29,7 @@ class Source:
     """Pre-tokenised contexts ``[N, L]`` of a ``.npy`` file."""
     first: Row | None = None
     rest: Iterable[Row] = field(default_factory=tuple)
-    table: Table | None = None
+    table: SavedTable | ParquetTable | None = None
     """The same rows by number, where the file allows it."""
     shuffled: bool = False
     """Whether the rows are a hub stream's, in the seed's order already."""
@@ -70,7 +58,7 @@ def open_source(spec: CorpusSpec, *, seed: int, data_dir: Path | None) -> Source
     if path.suffix == ".npy":
         return Source(origin=f"file:{path.name}", ids=_npy(path))
     if path.is_dir() or (path.is_file() and path.suffix == ".parquet"):
-        table = tables.open_table(path, spec.split)
+        table = open_table(path, spec.split)
         source = _rows(table.rows(), origin=f"file:{path.name}")
         source.table = table
     elif path.is_file():
@@ -78,9 +66,7 @@ def open_source(spec: CorpusSpec, *, seed: int, data_dir: Path | None) -> Source
     elif path.suffix in {".txt", ".jsonl", ".gz", ".parquet"} or spec.source.startswith((".", "/", "~")):
         raise InputError(f"no such corpus file: {path}")
     else:
-        found = load_rows(
-            spec.source, config=spec.config, split=spec.split, revision=spec.revision, seed=seed, data_dir=data_dir
-        )
+        found = load_rows(spec.source, config=spec.config, split=spec.split, revision=spec.revision, seed=seed, data_dir=data_dir)
         source = _rows(found.rows, origin=found.origin, revision=found.revision)
         source.shuffled = not found.local
     if source.first is None:
@@ -127,8 +113,7 @@ def _npy(path: Path) -> NDArray[Any]:
         raise InputError(f"{path} is an archive of arrays, not one array; write it with numpy.save")
     if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
         raise InputError(
-            f"{path} holds {ids.dtype} of shape {list(ids.shape)}; "
-            "expected integer token ids of shape [contexts, positions]"
+            f"{path} holds {ids.dtype} of shape {list(ids.shape)}; expected integer token ids of shape [contexts, positions]"
         )
     if not ids.size:
         raise InputError(f"{path} is empty; give a corpus with tokens in it")

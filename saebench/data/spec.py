@@ -11,8 +11,8 @@ class CorpusSpec:
     """Which text or tokens, and how much of it."""
 
     source: str
-    """Hub id; or a ``.txt``, ``.jsonl``, ``.jsonl.gz``, ``.npy``, ``.parquet`` file; or a folder of Parquet files; or a
-    folder that ``save_to_disk`` wrote. Rows with a column ``input_ids`` are taken as tokens, whatever else they hold."""
+    """Hub id; or a ``.txt``, ``.jsonl``, ``.jsonl.gz``, ``.npy``, ``.parquet`` file; or a folder of Parquet files or
+    one that ``save_to_disk`` wrote. Rows with a column ``input_ids`` are taken as tokens, whatever else they hold."""
     config: str | None = None
     split: str = "train"
     text_column: str = "text"
@@ -20,5 +20,5 @@ class CorpusSpec:
     """Tokens per context, BOS included. ``None``: the model's maximum, at most 1,024; for tokens, the data's own."""
     n_contexts: int | None = None
     separator: Literal["auto", "eos", "bos", "none"] = "auto"
-    """Token between two documents of one context. ``auto``: EOS where it doubles as BOS or there is no BOS, else none."""
+    """Token between two documents. ``auto``: EOS where it doubles as BOS or there is no BOS, else none."""
     revision: str | None = None

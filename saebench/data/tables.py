@@ -79,7 +79,7 @@ def _parts(folder: Path, split: str) -> list[Path]:
     files = sorted(folder.glob("*.parquet")) or sorted((folder / "data").glob("*.parquet"))
     if not files:
         raise InputError(
-            f"{folder} is no corpus; give a .txt, .jsonl, .npy or .parquet file, a folder of Parquet files, or a folder "
+            f"{folder} is no corpus; give a .txt, .jsonl, .npy or .parquet file, or a folder of Parquet files or one "
             "that save_to_disk wrote"
         )
     splits = {p: m[1] for p in files if (m := re.fullmatch(r"(.+?)(?:-\d+-of-\d+.*)?\.parquet", p.name))}
@@ -99,6 +99,6 @@ def _saved(path: Path, split: str) -> SavedTable:
         raise InputError(f"{path} cannot be read as a saved data set ({line}); write it with save_to_disk") from None
     if isinstance(found, datasets.DatasetDict):
         if split not in found:
-            raise InputError(f"{path} has no split {split!r}; it has {', '.join(found)}")
+            raise InputError(f"{path} has no split {split!r}; it has {', '.join(map(str, found))}")
         found = found[split]
     return SavedTable(found)

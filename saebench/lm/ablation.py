@@ -30,9 +30,7 @@ class Ablation:
         keep_first: Whether position 0 stays clean.
     """
 
-    def __init__(
-        self, port: Port, value: Float[Tensor, " O"], tokens: Int[Tensor, "C L"], *, keep_first: bool = True
-    ) -> None:
+    def __init__(self, port: Port, value: Float[Tensor, " O"], tokens: Int[Tensor, "C L"], *, keep_first: bool = True) -> None:
         self._port = port
         self._value = value
         self._shared: Float[Tensor, "L M"] | None = None
@@ -91,4 +89,3 @@ class Ablation:
             ce[:, start:stop] = (lse[:, None] - at_target).T.cpu().numpy()
         ce[~wanted.cpu().numpy()] = np.nan
         return ce
-

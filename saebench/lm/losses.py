@@ -47,9 +47,7 @@ class LossRows(NamedTuple):
 
 
 @torch.inference_mode()
-def loss_rows(
-    clean: Logits, alternatives: Sequence[Logits], targets: Int[Tensor, " M"], *, d_vocab: int
-) -> LossRows:
+def loss_rows(clean: Logits, alternatives: Sequence[Logits], targets: Int[Tensor, " M"], *, d_vocab: int) -> LossRows:
     """Return CE of the clean pass and, per alternative, CE, KL(clean ‖ alternative) and top-1 agreement.
 
     Args:

@@ -24,7 +24,7 @@ from saebench.errors import InputError
 _PROBE_TOLERANCE = 1e-3
 
 
-class _Stop(Exception):  # noqa: N818  (control flow, not an error)
+class _Stop(Exception):
     """Raised inside a forward pass when everything wanted has been seen."""
 
 
@@ -61,7 +61,7 @@ class BlockStack:
             handle.remove()
 
     def prefix(self, tokens: Int[Tensor, "B L"], layer: int) -> Float[Tensor, "B L D"]:
-        """Return the residual stream that enters block ``layer`` (``n_layers``: that leaves the last). Later blocks do not run."""
+        """Return the residual stream entering block ``layer`` (``n_layers``: leaving the last). Later blocks do not run."""
         seen: list[Tensor] = []
 
         def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -84,9 +84,7 @@ class BlockStack:
             handle.remove()
         return seen[0]
 
-    def suffix(
-        self, tokens: Int[Tensor, "B L"], hidden: Float[Tensor, "B L D"], layer: int
-    ) -> Float[Tensor, "B L D"]:
+    def suffix(self, tokens: Int[Tensor, "B L"], hidden: Float[Tensor, "B L D"], layer: int) -> Float[Tensor, "B L D"]:
         """Return the final-norm output when ``hidden`` enters block ``layer``. Earlier blocks do not run."""
         with self._substituted(hidden, layer):
             return self._forward(tokens)
@@ -157,9 +155,7 @@ class LanguageModel:
             scale and a soft cap (found by comparing logits on a probe).
     """
 
-    def __init__(
-        self, hf: Any, tokenizer: Any, *, id: str, revision: str | None = None, sha256: str | None = None
-    ) -> None:
+    def __init__(self, hf: Any, tokenizer: Any, *, id: str, revision: str | None = None, sha256: str | None = None) -> None:
         self.hf = hf.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.id = id
@@ -254,7 +250,9 @@ def load_model(
     folder = Path(id).expanduser()
     local = folder.is_dir()
     if not local and (folder.exists() or id.startswith((".", "/", "~")) or id.count("/") > 1):
-        raise InputError(f"no model at {id}: it is not a folder; give a folder with config.json, or a hub id like openai-community/gpt2")
+        raise InputError(
+            f"no model at {id}: it is not a folder; give a folder with config.json, or a hub id like openai-community/gpt2"
+        )
     source = str(folder) if local else _hub_id(id)
     if local and not (folder / "config.json").is_file():
         raise InputError(f"no model at {id}: the folder has no config.json; give the folder that save_pretrained wrote")
@@ -268,8 +266,10 @@ def load_model(
         raise
     except Exception as error:  # the library raises many kinds for a missing or damaged model
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise InputError(f"cannot load the model {id}: {first}; check the name, the files and the network, or give a local folder") from error
-    hf = hf.to(parse_device(device))
+        raise InputError(
+            f"cannot load the model {id}: {first}; check the name, the files and the network, or give a local folder"
+        ) from error
+    hf.to(parse_device(device))  # pyright: ignore[reportArgumentType]
     commit = getattr(config, "_commit_hash", None)
     return LanguageModel(hf, tokenizer, id=id, revision=commit, sha256=_hash_folder(folder) if local else None)
 

@@ -95,9 +95,7 @@ class Port:
         return Clean(tokens, start, flat[self.read.name], flat[self.write.name], end)
 
     @torch.inference_mode()
-    def splice(
-        self, clean: Clean, replacement: Float[Tensor, "B L O"], where: Bool[Tensor, "B L"]
-    ) -> Float[Tensor, "B L M"]:
+    def splice(self, clean: Clean, replacement: Float[Tensor, "B L O"], where: Bool[Tensor, "B L"]) -> Float[Tensor, "B L M"]:
         """Return the final-norm output when ``replacement`` stands at the write site wherever ``where`` is true.
 
         Args:

@@ -8,7 +8,7 @@ Letters: ``m`` rows of one chunk (tokens), ``D`` width read, ``O`` width written
 
 from __future__ import annotations
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, NamedTuple
 
@@ -132,13 +132,15 @@ class Metric(ABC):
 
     def update_acts(self, rows: ActRows) -> None:
         """Take one chunk of scored acts (called if ``needs`` holds ``"acts"``)."""
+        del rows
 
     def update_losses(self, rows: LossRowsOf) -> None:
         """Take one batch of losses (called if ``needs`` holds ``"losses"``)."""
+        del rows
 
+    @abstractmethod
     def finish(self, after: After) -> MetricResult:
         """Return the scores. Called once, when the pass is over."""
-        raise AssertionError(f"{type(self).__name__} does not say what it found: override finish")
 
 
 def position_series(tally: Tally, name: str, unit: str, positions: int) -> Series:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-
 from saebench.metrics.base import ActRows, After, LossRowsOf, Metric, MetricResult, Need, ScoreSpec, Setting, position_series
 from saebench.registry import METRICS
 from saebench.stats import Estimate, ratio_of_means
@@ -91,8 +90,7 @@ class Position(Metric):
             )
         scores.append(self.spec("context_degradation").score(degradation))
         series = [
-            position_series(tally, f"{name}_by_position", _QUANTITIES[name][0], length)
-            for name, tally in self._tallies.items()
+            position_series(tally, f"{name}_by_position", _QUANTITIES[name][0], length) for name, tally in self._tallies.items()
         ]
         return MetricResult(scores=scores, series=series)
 

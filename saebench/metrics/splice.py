@@ -30,12 +30,8 @@ class Splice(Metric):
         ScoreSpec(name="ce_zero", unit="nats", definition="CE under zero ablation of the site"),
         ScoreSpec(name="ce_mean", unit="nats", definition="CE under mean ablation of the site"),
         ScoreSpec(name="delta_ce", better="lower", unit="nats", definition="ce_spliced − ce_clean"),
-        ScoreSpec(
-            name="ce_recovered_zero", better="higher", definition="(ce_zero − ce_spliced) / (ce_zero − ce_clean)"
-        ),
-        ScoreSpec(
-            name="ce_recovered_mean", better="higher", definition="(ce_mean − ce_spliced) / (ce_mean − ce_clean)"
-        ),
+        ScoreSpec(name="ce_recovered_zero", better="higher", definition="(ce_zero − ce_spliced) / (ce_zero − ce_clean)"),
+        ScoreSpec(name="ce_recovered_mean", better="higher", definition="(ce_mean − ce_spliced) / (ce_mean − ce_clean)"),
         ScoreSpec(name="kl", better="lower", unit="nats", definition="KL(clean ‖ spliced)"),
         ScoreSpec(name="kl_zero", unit="nats", definition="KL(clean ‖ zero-ablated)", source=_SAEBENCH),
         ScoreSpec(
@@ -88,9 +84,7 @@ class Splice(Metric):
             found["ce_recovered_mean"] = _recovered(mean, s["ce_spliced"], s["ce_clean"], n)
             raw["sum_ce_mean"] = float(mean.sum())
         raw["predictions"] = float(n)
-        return MetricResult(
-            scores=[spec.score(found[spec.name]) for spec in self.specs if spec.name in found], raw=dict(raw)
-        )
+        return MetricResult(scores=[spec.score(found[spec.name]) for spec in self.specs if spec.name in found], raw=dict(raw))
 
 
 def _recovered(ablated: Floats, spliced: Floats, clean: Floats, n: int) -> Estimate:

@@ -30,7 +30,5 @@ def render(records: Sequence[Record], *, scores: Sequence[str] = ()) -> str:
         rest = (r.model.name, r.sae.site, r.task.name, r.task.version, r.seed)
         for s in r.scores:
             if (r.task.name, r.task.version, s.name) in chosen:
-                writer.writerow(
-                    (*sae, *rest, s.name, s.value, s.stderr, s.n, s.unit_n, s.unit, s.better, s.status, s.reason)
-                )
+                writer.writerow((*sae, *rest, s.name, s.value, s.stderr, s.n, s.unit_n, s.unit, s.better, s.status, s.reason))
     return out.getvalue()

@@ -130,9 +130,7 @@ class Table:
         """Return the line that says what made the numbers: version, commit, task versions, number of records."""
         records = [record for row in self.rows for record in row.records]
         tasks = sorted({f"{r.task.name}@{r.task.version}" for r in records})
-        return (
-            f"{', '.join(_unique(_made_by(r) for r in records))}; {', '.join(tasks)}; {_plural(len(records), 'record')}"
-        )
+        return f"{', '.join(_unique(_made_by(r) for r in records))}; {', '.join(tasks)}; {_plural(len(records), 'record')}"
 
     def _cells(self, column: Column) -> list[Score]:
         return [cell for row in self.rows if (cell := row.cell(column)) is not None]
@@ -157,9 +155,7 @@ class Table:
                     key = (f"{column.score}@{column.version}", f"no record of {column.task}@{column.version} has it")
                     reasons.setdefault(key, []).append(name)
                 elif cell.value is None:
-                    reasons.setdefault((f"{column.score}@{column.version}", cell.reason or cell.status), []).append(
-                        name
-                    )
+                    reasons.setdefault((f"{column.score}@{column.version}", cell.reason or cell.status), []).append(name)
         lines = []
         for (score, reason), saes in reasons.items():
             who = "every row" if len(saes) == len(self.rows) else ", ".join(_unique(saes))
@@ -177,9 +173,7 @@ class Table:
             odd = {k: _unique(v) for k, v in conditions.items() if len(set(v)) > 1}
             if odd:
                 what = "; ".join(f"{key}: {', '.join(values)}" for key, values in odd.items())
-                lines.append(
-                    f"rows of {task}@{version} were measured differently ({what}); compare only those that were not"
-                )
+                lines.append(f"rows of {task}@{version} were measured differently ({what}); compare only those that were not")
         return lines
 
 
@@ -234,9 +228,7 @@ def _choose(present: list[Column], scores: Sequence[str]) -> list[Column]:
         found = sorted(c for c in present if c.score == score and version in ("", str(c.version)))
         if not found and scores:
             known = sorted({c.score for c in present})
-            raise InputError(
-                f"no record has a score {name!r}.{did_you_mean(score, known)} There are: {', '.join(known)}."
-            )
+            raise InputError(f"no record has a score {name!r}.{did_you_mean(score, known)} There are: {', '.join(known)}.")
         chosen.update(dict.fromkeys(found))
     return list(chosen) or present
 

@@ -92,8 +92,7 @@ def plain(grid: Grid) -> str:
     widths = [max(_cells(line[i]) for line in lines) for i in range(len(grid.heads))]
     lines.insert(1, ["-" * w for w in widths])
     return "".join(
-        "  ".join(_pad(text, w, right) for text, w, right in zip(line, widths, grid.numeric, strict=True)).rstrip()
-        + "\n"
+        "  ".join(_pad(text, w, right) for text, w, right in zip(line, widths, grid.numeric, strict=True)).rstrip() + "\n"
         for line in lines
     )
 

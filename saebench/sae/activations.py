@@ -19,7 +19,7 @@ def relu(pre: Float[Tensor, "N S"]) -> Latents:
     return Latents.from_dense(pre.relu_())
 
 
-def jumprelu(pre: Float[Tensor, "N S"], threshold: Float[Tensor, "..."]) -> Latents:
+def jumprelu(pre: Float[Tensor, "N S"], threshold: Float[Tensor, ...]) -> Latents:
     """Return f = max(p, 0) where p > θ, else 0; strict, as everywhere in the field.
 
     Args:

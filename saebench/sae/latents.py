@@ -34,9 +34,7 @@ class Latents:
         active = dense != 0
         counts = active.sum(1)
         where = active.nonzero()
-        return cls(
-            values=dense[where[:, 0], where[:, 1]], indices=where[:, 1], offsets=_offsets(counts), d_sae=dense.shape[1]
-        )
+        return cls(values=dense[where[:, 0], where[:, 1]], indices=where[:, 1], offsets=_offsets(counts), d_sae=dense.shape[1])
 
     @classmethod
     def from_rows(cls, values: Float[Tensor, "N K"], indices: Int[Tensor, "N K"], d_sae: int) -> Latents:

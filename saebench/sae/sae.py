@@ -74,7 +74,7 @@ class SAEWeights:
     b_dec: Float[Tensor, " O"]
     b_in: Float[Tensor, " D"] | None = None
     """What the encoder takes off its input; for most SAEs this is b_dec."""
-    threshold: Float[Tensor, "..."] | None = None
+    threshold: Float[Tensor, ...] | None = None
     b_gate: Float[Tensor, " S"] | None = None
     b_mag: Float[Tensor, " S"] | None = None
     r_mag: Float[Tensor, " S"] | None = None
@@ -114,12 +114,12 @@ class SAE:
         _check(config, weights)
 
     @property
-    def W_enc(self) -> Float[Tensor, "D S"]:  # noqa: N802
+    def W_enc(self) -> Float[Tensor, "D S"]:
         """Encoder, one column a latent."""
         return self.weights.W_enc
 
     @property
-    def W_dec(self) -> Float[Tensor, "S O"]:  # noqa: N802
+    def W_dec(self) -> Float[Tensor, "S O"]:
         """Decoder, one row a latent."""
         return self.weights.W_dec
 
@@ -139,7 +139,7 @@ class SAE:
         digest = hashlib.sha256(json.dumps({key: getattr(self.config, key) for key in _ARITHMETIC}).encode())
         for name, tensor in self.weights.items():
             digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
     def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> SAE:
@@ -243,7 +243,9 @@ class SAE:
             assert w.threshold is not None
             return activations.jumprelu(pre, w.threshold)
         assert c.k is not None
-        return {"topk": activations.topk, "abstopk": activations.abstopk, "groupmax": activations.groupmax}[c.activation](pre, c.k)
+        return {"topk": activations.topk, "abstopk": activations.abstopk, "groupmax": activations.groupmax}[c.activation](
+            pre, c.k
+        )
 
     def _decode(self, latents: Latents, x: Float[Tensor, "n D"]) -> Float[Tensor, "n O"]:
         w = self.weights
@@ -274,7 +276,8 @@ def _check(c: SAEConfig, w: SAEWeights) -> None:
     for name, tensor in w.items():
         if tuple(tensor.shape) not in want[name]:
             raise InputError(
-                f"{where}: {name} has shape {list(tensor.shape)}, expected {list(want[name][-1])}; the file is damaged or of another format"
+                f"{where}: {name} has shape {list(tensor.shape)}, expected {list(want[name][-1])}; "
+                "the file is damaged or of another format"
             )
         if not torch.isfinite(tensor).all():
             raise InputError(f"{where}: {name} holds NaN or infinite values; the SAE's training or its file is broken")
@@ -288,6 +291,3 @@ def _check(c: SAEConfig, w: SAEWeights) -> None:
         raise InputError(f"{where}: a gated SAE needs b_gate, b_mag and r_mag")
     if c.normalisation == "constant_scale" and not (c.norm_scale and c.norm_scale > 0):
         raise InputError(f"{where}: constant_scale needs a positive norm_scale, got {c.norm_scale}")
-
-
-

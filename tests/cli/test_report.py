@@ -42,9 +42,7 @@ def test_filters_and_sort_reach_every_view(folder: Path, capsys: pytest.CaptureF
     assert (row["sae"], list(row["scores"])) == ("b", ["l0"])
 
 
-def test_a_damaged_record_is_named_the_rest_is_shown_and_the_code_is_4(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_a_damaged_record_is_named_the_rest_is_shown_and_the_code_is_4(folder: Path, capsys: pytest.CaptureFixture[str]):
     (bad,) = save(folder, make_record("c"))
     bad.write_text(bad.read_text()[:100])
     assert main(["report", str(folder), "--json"]) == 4

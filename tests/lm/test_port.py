@@ -128,7 +128,9 @@ def test_later_blocks_do_not_run_in_the_prefix(tiny: LanguageModel) -> None:
         for handle in handles:
             handle.remove()
     heavy: list[int] = []
-    inner = [next(m for m in b.modules() if isinstance(m, torch.nn.Linear) or type(m).__name__ == "Conv1D") for b in tiny.stack.blocks]
+    inner = [
+        next(m for m in b.modules() if isinstance(m, torch.nn.Linear) or type(m).__name__ == "Conv1D") for b in tiny.stack.blocks
+    ]
     handles = [m.register_forward_pre_hook(lambda *_a, i=i: heavy.append(i)) for i, m in enumerate(inner)]
     try:
         tiny.stack.suffix(tokens, hidden, 2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import pytest
 import torch
 from torch import Tensor
@@ -76,10 +75,21 @@ def random_sae(d: int = 24, s: int = 40, seed: int = 0, **config: object) -> SAE
     """Return a random TopK SAE."""
     g = torch.Generator().manual_seed(seed)
     w = torch.nn.functional.normalize(torch.randn(s, d, generator=g), dim=1)
-    fields = {"activation": "topk", "d_in": d, "d_out": d, "d_sae": s, "k": 5, "name": "random", "site": SITE, "context_length": 6}
+    fields = {
+        "activation": "topk",
+        "d_in": d,
+        "d_out": d,
+        "d_sae": s,
+        "k": 5,
+        "name": "random",
+        "site": SITE,
+        "context_length": 6,
+    }
     return SAE(
         SAEConfig(**fields | config),
-        SAEWeights(W_enc=w.T.contiguous(), b_enc=0.1 * torch.randn(s, generator=g), W_dec=w, b_dec=0.1 * torch.randn(d, generator=g)),
+        SAEWeights(
+            W_enc=w.T.contiguous(), b_enc=0.1 * torch.randn(s, generator=g), W_dec=w, b_dec=0.1 * torch.randn(d, generator=g)
+        ),
     )
 
 
@@ -91,13 +101,9 @@ def metric_classes() -> list[type[Metric]]:
 def measure(port: Port, saes: list[SAE], corpus: Corpus, **options: object) -> list[dict[str, Score | Series]]:
     """Return every score and series by name, one dictionary an SAE."""
     results = Pass(port, saes, metric_classes(), corpus, **options).run()
-    return [
-        {row.name: row for result in one.results for row in (*result.scores, *result.series)} for one in results
-    ]
+    return [{row.name: row for result in one.results for row in (*result.scores, *result.series)} for one in results]
 
 
 def mean_acts(port: Port, corpus: Corpus) -> Tensor:
     """Return the mean of the scored acts, in float64."""
     return port.clean(corpus.tokens).acts[corpus.scored].double().mean(0)
-
-

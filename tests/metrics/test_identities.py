@@ -98,9 +98,7 @@ def real(shared_dir: Path) -> tuple[Port, Corpus]:
     """Stories260K and sixteen contexts of its own kind of text."""
     lm = load_model(str(shared_dir / "models/stories260K"), device="cpu")
     spec = CorpusSpec(source="roneneldan/TinyStories", context_length=40, n_contexts=16)
-    corpus = build_corpus(
-        spec, lm.tokenizer, seed=0, max_context=512, vocab_size=lm.d_vocab, data_dir=shared_dir / "data"
-    )
+    corpus = build_corpus(spec, lm.tokenizer, seed=0, max_context=512, vocab_size=lm.d_vocab, data_dir=shared_dir / "data")
     return Port(lm, "blocks.3.hook_resid_pre"), corpus
 
 

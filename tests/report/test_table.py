@@ -121,9 +121,7 @@ def test_best_compares_only_what_saw_the_same_tokens():
 
 
 def test_the_footer_says_what_made_the_numbers():
-    assert (
-        make_table([make_record(), make_record("b")]).footer() == "saebench 1.2.3 (commit abcdef01); core@1; 2 records"
-    )
+    assert make_table([make_record(), make_record("b")]).footer() == "saebench 1.2.3 (commit abcdef01); core@1; 2 records"
 
 
 @pytest.mark.parametrize(

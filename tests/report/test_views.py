@@ -19,9 +19,7 @@ class Tty(io.StringIO):
 @pytest.fixture
 def records():
     return [
-        make_record(
-            name, architecture=arch, scores=[make_score("l0", l0, 0.5), make_score("kl", kl, 0.01, better="lower")]
-        )
+        make_record(name, architecture=arch, scores=[make_score("l0", l0, 0.5), make_score("kl", kl, 0.01, better="lower")])
         for name, arch, l0, kl in (("a", "relu", 4.0, 0.25), ("b", "topk", 8.0, 0.5))
     ]
 
