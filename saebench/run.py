@@ -259,7 +259,8 @@ def corpus_spec(config: RunConfig, task: TaskSpec) -> CorpusSpec:
 
 
 def _is_tokens(source: str) -> bool:
-    return source.endswith(".npy")
+    """Whether a path given with ``--corpus`` holds token ids: all of them are used, unless ``--limit`` says fewer."""
+    return source.endswith((".npy", ".parquet")) or Path(source).expanduser().is_dir()
 
 
 def _first_line(error: BaseException) -> str:

@@ -80,7 +80,7 @@ class Pass:
         shape = corpus.tokens.shape
         self._scored = corpus.scored
         self._predicted = torch.zeros(shape, dtype=torch.bool)
-        self._predicted[:, :-1] = corpus.scored[:, :-1] & corpus.valid[:, 1:]
+        self._predicted[:, :-1] = corpus.scored[:, :-1] & corpus.scored[:, 1:]  # no padding and no separator to predict
         check_widths(port, self.saes)
         self._first: tuple[slice, Clean] | None = None
         reference = self._reference_mean() if self._acts else torch.zeros(port_width(port)[1])

@@ -41,11 +41,11 @@ class Corpus:
     context_length: int
     rule: str
     """How the contexts were made, in words."""
-    n_documents: int | None
+    n_documents: int | None = None
     """Documents the contexts were cut from; ``None`` where they came pre-tokenised."""
-    has_bos: bool
-    """Whether position 0 is the BOS token in every context."""
-    warnings: tuple[str, ...]
+    has_bos: bool = False
+    """Whether position 0 is known to be the BOS token in every context."""
+    warnings: tuple[str, ...] = ()
 
 
 def build_corpus(
