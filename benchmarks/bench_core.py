@@ -37,7 +37,9 @@ def call(python: str, script: str, *words: str) -> Any:
     return json.loads(done.stdout.strip().splitlines()[-1]) if done.stdout.strip() else None
 
 
-def case(name: str, args: argparse.Namespace, model: str, saes: list[str], tokens: str, batch: int, rounds: int) -> dict[str, Any]:
+def case(
+    name: str, args: argparse.Namespace, model: str, saes: list[str], tokens: str, batch: int, rounds: int
+) -> dict[str, Any]:
     """Measure one case, the two sides in turn, and return medians and ratios."""
     shape = np.load(tokens, mmap_mode="r").shape
     common = ["--model", model, "--tokens", tokens, "--batch", str(batch), "--threads", str(args.threads)]
@@ -126,7 +128,10 @@ def main() -> None:
             case("GPT-2 small, 24,576 latents, 8 SAEs", args, gpt2, wide, many, 16, 1),
         ]
         memory = call(sys.executable, "ours_core.py", "--model", gpt2, "--sae", wide[0], "--tokens", long)
-    row = {"case": "GPT-2 small, 24,576 latents, context 1024: peak memory", "saebench_peak_gb": round(memory["peak_rss"] / 1e9, 2)}
+    row = {
+        "case": "GPT-2 small, 24,576 latents, context 1024: peak memory",
+        "saebench_peak_gb": round(memory["peak_rss"] / 1e9, 2),
+    }
     print(json.dumps(row))
     if args.json:
         about = {"machine": platform.processor() or platform.machine(), "threads": args.threads, "rows": [*rows, row]}

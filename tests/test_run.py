@@ -182,7 +182,14 @@ def test_input_that_is_refused(world: Path, tmp_path: Path, capsys: pytest.Captu
         (["--format", "sparsfy"], ["sparsify"]),
         (["--out", "/proc/nothing"], ["--out"]),
     ]
-    base = {"--sae": sae, "--model": model, "--corpus": tokens, "--task": "core", "--out": str(tmp_path / "out"), "--device": "cpu"}
+    base = {
+        "--sae": sae,
+        "--model": model,
+        "--corpus": tokens,
+        "--task": "core",
+        "--out": str(tmp_path / "out"),
+        "--device": "cpu",
+    }
     for changed, expected in cases:
         options = base | dict(zip(changed[::2], changed[1::2], strict=True))
         assert main(["run", *[w for pair in options.items() for w in pair]]) == 2, changed

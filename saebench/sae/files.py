@@ -61,7 +61,7 @@ def load_safetensors(path: Path) -> dict[str, Tensor]:
         raise InputError(f"{path} is not a whole safetensors file ({_short(error)}); fetch it again") from None
 
 
-def load_torch(path: Path) -> dict[str, Tensor]:
+def load_torch(path: Path) -> dict[str, Any]:
     """Return the tensors of a file that ``torch.save`` wrote from a state dict; foreign classes are refused unexecuted."""
     try:
         foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)

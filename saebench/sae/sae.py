@@ -66,19 +66,33 @@ _OPTIONAL = ("b_in", "threshold", "b_gate", "b_mag", "r_mag", "W_skip")
 
 @dataclass(frozen=True, kw_only=True)
 class SAEWeights:
-    """Tensors of an SAE, encoder in, decoder out: p = (x − b_in) W_enc + b_enc, x̂ = f W_dec + b_dec [+ x W_skip]."""
+    """Tensors of an SAE, encoder in, decoder out: p = (x − b_in) W_enc + b_enc, x̂ = f W_dec + b_dec [+ x W_skip].
 
-    W_enc: Float[Tensor, "D S"]
-    b_enc: Float[Tensor, " S"]
-    W_dec: Float[Tensor, "S O"]
-    b_dec: Float[Tensor, " O"]
-    b_in: Float[Tensor, " D"] | None = None
-    """What the encoder takes off its input; for most SAEs this is b_dec."""
-    threshold: Float[Tensor, ...] | None = None
-    b_gate: Float[Tensor, " S"] | None = None
-    b_mag: Float[Tensor, " S"] | None = None
-    r_mag: Float[Tensor, " S"] | None = None
-    W_skip: Float[Tensor, "D O"] | None = None
+    They come from files, so their shapes are checked against the configuration when an :class:`SAE` is made of them.
+
+    Args:
+        W_enc: Encoder ``[D, S]``.
+        b_enc: Encoder bias ``[S]``.
+        W_dec: Decoder ``[S, O]``.
+        b_dec: Decoder bias ``[O]``.
+        b_in: What the encoder takes off its input ``[D]``; for most SAEs this is ``b_dec``.
+        threshold: θ of JumpReLU ``[S]``, or one for all ``[]`` (BatchTopK and Matryoshka at inference).
+        b_gate: Bias of a gated SAE's gate ``[S]``.
+        b_mag: Bias of its magnitude ``[S]``.
+        r_mag: Log scale of its magnitude ``[S]``.
+        W_skip: Straight from input to output ``[D, O]``.
+    """
+
+    W_enc: Tensor
+    b_enc: Tensor
+    W_dec: Tensor
+    b_dec: Tensor
+    b_in: Tensor | None = None
+    threshold: Tensor | None = None
+    b_gate: Tensor | None = None
+    b_mag: Tensor | None = None
+    r_mag: Tensor | None = None
+    W_skip: Tensor | None = None
 
     def items(self) -> Iterator[tuple[str, Tensor]]:
         """Yield (name, tensor) for every tensor present."""
