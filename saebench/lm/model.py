@@ -197,7 +197,8 @@ class LanguageModel:
         if self._bridge is None:
             from saebench.lm.bridge import make_bridge
 
-            self._bridge = make_bridge(self)
+            source = self.id if self.sha256 else self.hf.config._name_or_path or self.id
+            self._bridge = make_bridge(self.hf, self.tokenizer, name=self.id, source=source)
         return self._bridge
 
     def head(self, hidden: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows V"]:
