@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
 
-.PHONY: help venv test check bench clean
+.PHONY: help venv test test-peers check bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -23,13 +23,27 @@ $(STAMP): pyproject.toml constraints.txt
 test: $(STAMP) ## run the whole test suite
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+PEERS := .venv-peers
+$(PEERS)/.installed: constraints.txt benchmarks/peers/requirements.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	printf 'torch==%s\n' "$$($(PEERS)/bin/python -c 'import torch; print(torch.__version__.split("+")[0])')" > $(PEERS)/torch.txt
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c $(PEERS)/torch.txt -r benchmarks/peers/requirements.txt
+	$(PEERS)/bin/python -m pip uninstall --quiet --yes torchvision
+	@touch $@
+
+test-peers: $(STAMP) $(PEERS)/.installed ## compare with the real libraries, in an environment of their own
+	SAEBENCH_PEERS_PYTHON=$(PEERS)/bin/python $(BIN)/python -m pytest -m peers $(PYTEST_ARGS)
+
 check: $(STAMP) ## lint, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-bench: $(STAMP) ## measure speed and memory against a ceiling of the same run
-	@set -e; for file in $(wildcard benchmarks/bench_*.py); do echo "$$file"; $(BIN)/python "$$file"; done
+SHARED ?= ../shared
+bench: $(STAMP) $(PEERS)/.installed ## measure speed and memory against the peers, in one run
+	$(BIN)/python benchmarks/bench_core.py --peers $(PEERS)/bin/python --shared $(SHARED) --json benchmarks/figures/core.json
+	$(BIN)/python benchmarks/bench_start.py --json benchmarks/figures/start.json
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) $(PEERS) build dist .pytest_cache .ruff_cache *.egg-info
