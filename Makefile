@@ -42,8 +42,8 @@ check: $(STAMP) ## lint, formatting and types
 
 SHARED ?= ../shared
 bench: $(STAMP) $(PEERS)/.installed ## measure speed and memory against the peers, in one run
-	$(BIN)/python benchmarks/bench_core.py --peers $(PEERS)/bin/python --shared $(SHARED) --json benchmarks/figures/core.json
-	$(BIN)/python benchmarks/bench_start.py --json benchmarks/figures/start.json
+	$(BIN)/python benchmarks/core.py --peers $(PEERS)/bin/python --shared $(SHARED) --json benchmarks/figures/core.json
+	$(BIN)/python benchmarks/start.py --json benchmarks/figures/start.json
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) $(PEERS) build dist .pytest_cache .ruff_cache *.egg-info

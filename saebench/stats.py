@@ -11,6 +11,7 @@ with C the number of contexts. A mean over tokens is the case where b_c counts t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +71,19 @@ def _spread(residuals: Floats, used: NDArray[np.bool_], total: float) -> float |
     return float(np.sqrt(clusters / (clusters - 1) * np.square(residuals[used]).sum()) / abs(total))
 
 
+def add_at(sums: NDArray[Any], index: NDArray[np.int64], values: Floats | None = None) -> None:
+    """Add ``values`` (1 each if ``None``) to ``sums`` at ``index``; the cost grows with the span of ``index``, not with ``sums``.
+
+    Args:
+        sums: ``[C]``, changed in place.
+        index: ``[m]``.
+        values: ``[m]``.
+    """
+    if len(index):
+        low, high = int(index.min()), int(index.max())
+        sums[low : high + 1] += np.bincount(index - low, values, high - low + 1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Window:
     """Positions ``start`` ≤ p < ``stop`` (counted from 0 = BOS)."""
@@ -110,18 +124,17 @@ class Tally:
             return
         if self._shift is None:
             self._shift = float(values[0])
-        size, length = len(self._sums), len(self._pos_n)
-        self._sums[:, 0] += np.bincount(context, values, size)
-        self._counts[:, 0] += np.bincount(context, minlength=size)
+        add_at(self._sums[:, 0], context, values)
+        add_at(self._counts[:, 0], context)
         for i, w in enumerate(self.windows, 1):
             inside = (position >= w.start) & (position < w.stop)
             if inside.any():
-                self._sums[:, i] += np.bincount(context[inside], values[inside], size)
-                self._counts[:, i] += np.bincount(context[inside], minlength=size)
+                add_at(self._sums[:, i], context[inside], values[inside])
+                add_at(self._counts[:, i], context[inside])
         shifted = values - self._shift
-        self._pos_sum += np.bincount(position, shifted, length)
-        self._pos_square += np.bincount(position, shifted * shifted, length)
-        self._pos_n += np.bincount(position, minlength=length)
+        add_at(self._pos_sum, position, shifted)
+        add_at(self._pos_square, position, shifted * shifted)
+        add_at(self._pos_n, position)
 
     def sums(self, window: str | None = None) -> tuple[Floats, Floats]:
         """Return (sums, counts) per context ``[C]``, over all positions or one window."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from saebench.metrics.base import ActRows, After, Metric, MetricResult, Need, ScoreSpec, Setting
 from saebench.registry import METRICS
-from saebench.stats import Estimate, ratio
+from saebench.stats import Estimate, add_at, ratio
 
 _TINY = 1e-30
 
@@ -87,10 +87,9 @@ class Reconstruction(Metric):
             "norm_in": norm_in,
             "norm_out": norm_out,
         }
-        size = len(self._counts)
         for name, column in columns.items():
-            self._sums[name] += np.bincount(rows.context, column.cpu().numpy(), size)
-        self._counts += np.bincount(rows.context, minlength=size)
+            add_at(self._sums[name], rows.context, column.cpu().numpy())
+        add_at(self._counts, rows.context)
 
     def finish(self, after: After) -> MetricResult:
         """Return the scores."""

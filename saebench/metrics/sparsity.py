@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from saebench.metrics.base import ActRows, After, Metric, MetricResult, Need, ScoreSpec, Setting
 from saebench.record import Series
 from saebench.registry import METRICS
-from saebench.stats import Estimate, ratio
+from saebench.stats import Estimate, add_at, ratio
 
 _BINS = np.arange(-8.0, 0.01, 0.25)
 
@@ -68,10 +68,9 @@ class Sparsity(Metric):
         latents = rows.latents
         l0 = latents.l0().cpu().numpy().astype(np.int64)
         l1 = latents.l1().double().cpu().numpy()
-        size = len(self._counts)
-        self._l0 += np.bincount(rows.context, l0, size)
-        self._l1 += np.bincount(rows.context, l1, size)
-        self._counts += np.bincount(rows.context, minlength=size)
+        add_at(self._l0, rows.context, l0.astype(np.float64))
+        add_at(self._l1, rows.context, l1)
+        add_at(self._counts, rows.context)
         self._l0_histogram += np.bincount(l0, minlength=len(self._l0_histogram))
         index, values = latents.indices.long(), latents.values
         if not len(index):

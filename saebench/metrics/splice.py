@@ -8,7 +8,7 @@ import numpy as np
 
 from saebench.metrics.base import After, LossRowsOf, Metric, MetricResult, Need, ScoreSpec, Setting
 from saebench.registry import METRICS
-from saebench.stats import Estimate, Floats, ratio
+from saebench.stats import Estimate, Floats, add_at, ratio
 
 _SAEBENCH = "SAEBench core"
 
@@ -55,10 +55,9 @@ class Splice(Metric):
 
     def update_losses(self, rows: LossRowsOf) -> None:
         """Add one batch."""
-        size = len(self._counts)
         for name, sums in self._sums.items():
-            sums += np.bincount(rows.context, getattr(rows, name), size)
-        self._counts += np.bincount(rows.context, minlength=size)
+            add_at(sums, rows.context, getattr(rows, name))
+        add_at(self._counts, rows.context)
 
     def finish(self, after: After) -> MetricResult:
         """Return the scores."""

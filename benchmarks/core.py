@@ -4,7 +4,7 @@ Seconds are those of the evaluation alone (models and SAEs loaded); peak memory 
 number of threads and contexts at a time. sae-bench scores SAEs one after the other, so its time for many is measured on two
 of them and given per SAE.
 
-    python benchmarks/bench_core.py --peers .venv-peers/bin/python --shared ../shared
+    python benchmarks/core.py --peers .venv-peers/bin/python --shared ../shared
 
 ``--peers`` is the interpreter of an environment with sae-bench 0.6.0 (it needs transformer-lens below 4); ``--shared`` a folder
 with ``models/stories260K``, ``models/gpt2-tokenizer``, ``saes/stories260K`` and ``data``.
