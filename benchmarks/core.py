@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -62,8 +61,6 @@ def case(
         "ratio_max": round(pairs[-1], 2),
         "sae_bench_peak_gb": round(max(r["peak_rss"] for r in theirs) / 1e9, 2),
         "saebench_peak_gb": round(max(r["peak_rss"] for r in ours) / 1e9, 2),
-        "sae_bench_ce": [round(theirs[-1]["scores"][k], 4) for k in ("ce_loss_without_sae", "ce_loss_with_sae")],
-        "saebench_ce": [round(ours[-1]["scores"][k], 4) for k in ("ce_clean", "ce_spliced")],
     }
     print(json.dumps(row), flush=True)
     return row
@@ -112,30 +109,42 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=["stories", "gpt2"], default=["stories", "gpt2"])
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         tmp = Path(folder)
-        gpt2 = random_gpt2(args.shared / "models/gpt2-tokenizer", tmp / "gpt2")
-        call(args.peers, "peers/make_topk.py", str(tmp / "saes"), "8")
-        wide = [str(tmp / "saes" / f"topk-{i}") for i in range(8)]
-        small = str(args.shared / "saes/stories260K/saelens-topk")
-        stories, tokens = str(args.shared / "models/stories260K"), story_tokens(args.shared, tmp / "stories.npy")
-        many, long = random_tokens(tmp / "many.npy", 64, 128), random_tokens(tmp / "long.npy", 4, 1024)
-        rows = [
-            case("stories260K, 512 latents, 1 SAE", args, stories, [small], tokens, 16, args.rounds),
-            case("GPT-2 small, 24,576 latents, 1 SAE", args, gpt2, wide[:1], many, 16, args.rounds),
-            case("GPT-2 small, 24,576 latents, 8 SAEs", args, gpt2, wide, many, 16, 1),
-        ]
-        memory = call(sys.executable, "ours_core.py", "--model", gpt2, "--sae", wide[0], "--tokens", long)
-    row = {
-        "case": "GPT-2 small, 24,576 latents, context 1024: peak memory",
-        "saebench_peak_gb": round(memory["peak_rss"] / 1e9, 2),
-    }
-    print(json.dumps(row))
+        stories = str(args.shared / "models/stories260K")
+        if "stories" in args.only:
+            tokens = story_tokens(args.shared, tmp / "stories.npy")
+            small = str(args.shared / "saes/stories260K/saelens-topk")
+            narrow = random_saes(args.peers, tmp / "narrow", 64, 512, 8, "blocks.3.hook_resid_pre", "stories260K")
+            rows.append(case("stories260K, 512 latents, 1 SAE", args, stories, [small], tokens, 16, args.rounds))
+            rows.append(case("stories260K, 512 latents, 8 SAEs", args, stories, narrow, tokens, 16, args.rounds))
+        if "gpt2" in args.only:
+            gpt2 = random_gpt2(args.shared / "models/gpt2-tokenizer", tmp / "gpt2")
+            wide = random_saes(args.peers, tmp / "wide", 768, 24576, 32, "blocks.8.hook_resid_pre", "gpt2")
+            many, long = random_tokens(tmp / "many.npy", 64, 128), random_tokens(tmp / "long.npy", 4, 1024)
+            rows.append(case("GPT-2 small, 24,576 latents, 1 SAE", args, gpt2, wide[:1], many, 16, args.rounds))
+            rows.append(case("GPT-2 small, 24,576 latents, 8 SAEs", args, gpt2, wide, many, 16, 1))
+            memory = call(sys.executable, "ours_core.py", "--model", gpt2, "--sae", wide[0], "--tokens", long)
+            peak = round(memory["peak_rss"] / 1e9, 2)
+            rows.append({"case": "GPT-2 small, 24,576 latents, context 1024: peak memory", "saebench_peak_gb": peak})
     if args.json:
-        about = {"machine": platform.processor() or platform.machine(), "threads": args.threads, "rows": [*rows, row]}
-        args.json.write_text(json.dumps(about, indent=1) + "\n")
+        args.json.write_text(json.dumps({"threads": args.threads, "rows": merged(args.json, rows)}, indent=1) + "\n")
+
+
+def random_saes(peers: str, folder: Path, d_in: int, d_sae: int, k: int, site: str, model: str) -> list[str]:
+    """Have sae_lens write eight random TopK SAEs."""
+    call(peers, "peers/make_topk.py", str(folder), "8", str(d_in), str(d_sae), str(k), site, model)
+    return [str(folder / f"topk-{i}") for i in range(8)]
+
+
+def merged(file: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of ``file`` with those measured now in their places."""
+    old = json.loads(file.read_text())["rows"] if file.exists() else []
+    return list({row["case"]: row for row in [*old, *rows]}.values())
 
 
 if __name__ == "__main__":

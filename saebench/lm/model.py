@@ -301,8 +301,12 @@ def parse_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
 
 
 def _hub_id(id: str) -> str:
-    aliases = {"gpt2-small": "openai-community/gpt2", "gpt2": "openai-community/gpt2"}
-    return aliases.get(id, id)
+    """Return the hub id of a name without an owner, as SAE files give them (``gpt2-small``, ``gemma-2-2b``)."""
+    if "/" in id:
+        return id
+    from transformer_lens.supported_models import MODEL_ALIASES
+
+    return next((official for official, aliases in MODEL_ALIASES.items() if id in aliases), id)
 
 
 def _hash_folder(folder: Path) -> str:
