@@ -43,7 +43,9 @@ check: $(STAMP) ## lint, formatting and types
 SHARED ?= ../shared
 bench: $(STAMP) $(PEERS)/.installed ## measure speed and memory against the peers, in one run
 	$(BIN)/python benchmarks/core.py --peers $(PEERS)/bin/python --shared $(SHARED) --json benchmarks/figures/core.json
-	$(BIN)/python benchmarks/start.py --json benchmarks/figures/start.json
+	$(BIN)/saebench run --sae $(SHARED)/saes/stories260K/saelens-topk --model $(SHARED)/models/stories260K --limit 8 \
+		--corpus roneneldan/TinyStories --data-dir $(SHARED)/data --out build/bench-records
+	$(BIN)/python benchmarks/start.py --records build/bench-records --json benchmarks/figures/start.json
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) $(PEERS) build dist .pytest_cache .ruff_cache *.egg-info

@@ -82,7 +82,7 @@ def load_session(
         raise InputError(f"{sae_path} does not say its model and site; give model=… and site=…")
     lm = load_model(name, device=device, dtype=dtype)
     port = Port(lm, sae.config.site, sae.config.site_out)
-    check_widths(port, [sae])
+    check_widths(port, [sae.config])
     tokens = build_corpus(
         corpus_spec(config, load_task("core")), lm.tokenizer, seed=seed, max_context=lm.n_ctx, limit=limit,
         data_dir=data_dir, vocab_size=lm.d_vocab,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,31 @@ from typing import Any
 from saebench.config import RunConfig
 from saebench.errors import InputError, RecordError
 from saebench.record import Record
-from saebench.sae import SAE, load_sae
+from saebench.sae import SAE, SAEConfig, load_sae
 from saebench.store import read_record, record_path
 from saebench.tasklist import TaskSpec, load_suite, load_task
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedSAE:
+    """An SAE that was loaded once to be checked and hashed, and is loaded again when its turn comes: ten need not fit at once."""
+
+    config: SAEConfig
+    sha256: str
+    dtype: str
+    load: Callable[[], SAE]
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of encoder and decoder in float32."""
+        return 4 * self.config.d_sae * (self.config.d_in + self.config.d_out)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
     """One SAE × task × seed."""
 
-    sae: SAE
+    sae: PlannedSAE
     task: TaskSpec
     seed: int
     path: Path
@@ -74,15 +90,16 @@ def tasks_of(config: RunConfig) -> tuple[list[TaskSpec], int | None]:
     return [load_task(name) for name in suite.tasks], suite.limit
 
 
-def settings_of(config: RunConfig, task: TaskSpec, sae: SAE, limit: int | None) -> dict[str, Any]:
+def settings_of(config: RunConfig, task: TaskSpec, sae: SAEConfig, limit: int | None) -> dict[str, Any]:
     """Return the options that move a number; a finished record counts only if its own are the same."""
     return {
+        "model": config.model or sae.model_id,
         "corpus": config.corpus or task.corpus.source,
         "limit": config.limit or limit,
         "context_length": config.context_length,
         "splice_bos": config.splice_bos,
-        "residual": sae.config.residual,
-        "trained_context": sae.config.context_length,
+        "residual": sae.residual,
+        "trained_context": sae.context_length,
         "dtype": config.dtype or "float32",
     }
 
@@ -99,14 +116,7 @@ def make_plan(config: RunConfig) -> Plan:
     groups: dict[tuple[str, str, str], Group] = {}
     seen: dict[Path, str] = {}
     for path in config.saes:
-        sae = load_sae(
-            path,
-            format=config.format,
-            site=config.site,
-            model_id=config.model,
-            residual=config.residual,
-            context_length=config.trained_context,
-        )
+        sae = _planned(path, config)
         c = sae.config
         model = config.model or c.model_id
         if not model:
@@ -117,7 +127,7 @@ def make_plan(config: RunConfig) -> Plan:
         group = groups.setdefault(key, Group(model=key[0], site=key[1], site_out=key[2]))
         for task in tasks:
             for seed in config.seeds:
-                item = _item(config, group, sae, task, seed, settings_of(config, task, sae, limit))
+                item = _item(config, group, sae, task, seed, settings_of(config, task, c, limit))
                 if item.path in seen:
                     raise InputError(f"{path} and {seen[item.path]} are the same SAE; give it once")
                 seen[item.path] = path
@@ -125,7 +135,21 @@ def make_plan(config: RunConfig) -> Plan:
     return Plan(groups=list(groups.values()))
 
 
-def _item(config: RunConfig, group: Group, sae: SAE, task: TaskSpec, seed: int, settings: dict[str, Any]) -> Item:
+def _planned(path: str, config: RunConfig) -> PlannedSAE:
+    load = functools.partial(
+        load_sae,
+        path,
+        format=config.format,
+        site=config.site,
+        model_id=config.model,
+        residual=config.residual,
+        context_length=config.trained_context,
+    )
+    sae = load()
+    return PlannedSAE(config=sae.config, sha256=sae.sha256, dtype=str(sae.dtype).removeprefix("torch."), load=load)
+
+
+def _item(config: RunConfig, group: Group, sae: PlannedSAE, task: TaskSpec, seed: int, settings: dict[str, Any]) -> Item:
     path = record_path(
         config.out,
         model=Path(group.model).name if Path(group.model).exists() else group.model,
@@ -155,6 +179,19 @@ def _same_settings(path: Path, record: Record, wanted: dict[str, Any]) -> None:
             raise InputError(
                 f"{path} was made with {key}={had}, now it is {value}; use --force to replace it or another --out to keep both"
             )
+
+
+def that_fit(items: Sequence[Item], budget: int) -> list[list[Item]]:
+    """Return ``items`` in runs whose SAEs together need at most ``budget`` bytes (one SAE at least). Moves no score."""
+    runs: list[list[Item]] = []
+    used = 0
+    for item in items:
+        if not runs or used + item.sae.n_bytes > budget:
+            runs.append([])
+            used = 0
+        runs[-1].append(item)
+        used += item.sae.n_bytes
+    return runs
 
 
 def pending(items: Sequence[Item]) -> dict[tuple[str, int], list[Item]]:

@@ -53,8 +53,16 @@ def _git(folder: Path, *words: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def peak_memory_bytes() -> int:
-    """Return the largest resident set of this process so far, in bytes."""
+def peak_memory_bytes(device: str = "cpu") -> int:
+    """Return the most memory held so far, in bytes: of this process (resident), or of torch on a CUDA device.
+
+    Args:
+        device: The torch device, as text.
+    """
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.max_memory_allocated(torch.device(device))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

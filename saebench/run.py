@@ -11,18 +11,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from saebench.config import RunConfig
 from saebench.data import Corpus, CorpusSpec, build_corpus
 from saebench.errors import InputError, SaebenchError
 from saebench.lm.model import LanguageModel, load_model
 from saebench.lm.port import Port
 from saebench.metrics.base import Metric, MetricResult
-from saebench.plan import Group, Item, Plan, make_plan, pending, settings_of, tasks_of
+from saebench.plan import Group, Item, Plan, PlannedSAE, make_plan, pending, settings_of, tasks_of, that_fit
 from saebench.progress import Progress, SilentProgress
 from saebench.provenance import machine, peak_memory_bytes, source_commit, versions
 from saebench.record import DataInfo, ModelInfo, Record, SaeInfo, Table, TaskInfo
 from saebench.registry import METRICS
-from saebench.sae import SAE
 from saebench.store import check_writable, write_atomic, write_record
 from saebench.stream import Pass, PassResult, check_widths
 from saebench.tasklist import TaskSpec
@@ -90,12 +91,12 @@ def _run_model(
         jobs = []
         for group in groups:
             port = Port(model, group.site, group.site_out)
-            check_widths(port, [item.sae for item in group.items])
+            check_widths(port, [item.sae.config for item in group.items])
             for items in pending(group.items).values():
                 corpus = _corpus(config, items[0], model)
                 for warning in corpus.warnings:
                     progress.note(warning)
-                jobs.append((port, items, corpus))
+                jobs += [(port, some, corpus) for some in that_fit(items, _sae_budget(model.device))]
     except SaebenchError as error:
         if first:
             raise
@@ -125,19 +126,30 @@ def _run_job(
     started = time.monotonic()
     task = items[0].task
     metrics: list[type[Metric]] = [METRICS.get(name) for name in task.metrics]
-    saes = [item.sae.to(device=model.device) for item in items]
+    saes = [item.sae.load().to(device=model.device) for item in items]
     progress.start(len(corpus.tokens), f"{task.name} · {port.read.name} · {len(items)} SAE{'s' if len(items) > 1 else ''}")
     the_pass = Pass(port, saes, metrics, corpus, splice_bos=config.splice_bos, batch_size=config.batch_size)
     results = the_pass.run(progress.advance)
     seconds = time.monotonic() - started
+    timing = {
+        "seconds_pass": round(seconds, 3),
+        "saes_in_pass": float(len(items)),
+        "peak_memory_bytes": float(peak_memory_bytes(str(model.device))),
+    }
+    lost: Exception | None = None
     for item, result in zip(items, results, strict=True):
-        timing = {
-            "seconds_pass": round(seconds, 3),
-            "saes_in_pass": float(len(items)),
-            "peak_memory_bytes": float(peak_memory_bytes()),
-        }
-        _write(config, model, port, item, corpus, result, timing)
-        report.records.append(item.path)
+        try:
+            _write(config, model, port, item, corpus, result, timing)
+            report.records.append(item.path)
+        except Exception as error:  # what else this pass has found must still be written
+            lost = lost or error
+    if lost is not None:
+        raise lost
+
+
+def _sae_budget(device: torch.device) -> int:
+    """Return how many bytes of SAEs one pass may hold: half of what a GPU has free, 4 GiB on the CPU."""
+    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else 4 << 30
 
 
 def _write(
@@ -167,7 +179,7 @@ def _write(
             n_tokens_scored=result.n_acts,
             rule=corpus.rule,
         ),
-        settings=settings_of(config, item.task, item.sae, limit) | {"bos": _bos_rule(config)},
+        settings=settings_of(config, item.task, item.sae.config, limit) | {"bos": _bos_rule(config)},
         environment={"versions": versions(), **source_commit(), **machine(str(model.device)), "dtype": str(model.dtype)},
         timing=dict(timing),
         tables=_write_tables(item, result.results),
@@ -196,7 +208,7 @@ def _write_tables(item: Item, results: list[MetricResult]) -> dict[str, Table]:
     return {"latents": Table(file=path.name, sha256=digest, rows=rows, columns=table.column_names)}
 
 
-def sae_info(sae: SAE, port: Port) -> SaeInfo:
+def sae_info(sae: PlannedSAE, port: Port) -> SaeInfo:
     """Return the record's account of the SAE."""
     c = sae.config
     return SaeInfo(
@@ -214,7 +226,7 @@ def sae_info(sae: SAE, port: Port) -> SaeInfo:
         normalisation=c.normalisation,
         residual=c.residual,
         context_length=c.context_length,
-        dtype=str(sae.dtype).removeprefix("torch."),
+        dtype=sae.dtype,
         warnings=[*c.assumptions, *c.warnings],
     )
 

@@ -25,7 +25,7 @@ from saebench.lm.losses import Logits, from_hidden, loss_rows
 from saebench.lm.port import Clean, Port
 from saebench.metrics.base import ActRows, After, LossRowsOf, Metric, MetricResult, Setting
 from saebench.metrics.position import windows_for
-from saebench.sae import SAE
+from saebench.sae import SAE, SAEConfig
 from saebench.stats import Window
 
 _REFERENCE_TOKENS = 2048
@@ -81,7 +81,7 @@ class Pass:
         self._scored = corpus.scored
         self._predicted = torch.zeros(shape, dtype=torch.bool)
         self._predicted[:, :-1] = corpus.scored[:, :-1] & corpus.scored[:, 1:]  # no padding and no separator to predict
-        check_widths(port, self.saes)
+        check_widths(port, [sae.config for sae in self.saes])
         self._first: tuple[slice, Clean] | None = None
         reference = self._reference_mean() if self._acts else torch.zeros(port_width(port)[1])
         self._metrics = [[m(self._setting(sae, reference)) for m in metrics] for sae in self.saes]
@@ -247,11 +247,10 @@ def port_width(port: Port) -> tuple[int, int]:
     return port.widths
 
 
-def check_widths(port: Port, saes: Sequence[SAE]) -> None:
+def check_widths(port: Port, saes: Sequence[SAEConfig]) -> None:
     """Raise ``InputError`` if an SAE does not fit the site."""
     read, written = port_width(port)
-    for sae in saes:
-        c = sae.config
+    for c in saes:
         if (c.d_in, c.d_out) != (read, written):
             raise InputError(
                 f"{c.name} reads {c.d_in} and writes {c.d_out} dimensions, but {port.read.name} of {port.model.id} has "

@@ -267,6 +267,34 @@ def test_full_disk_loses_nothing_that_was_finished(
     assert len(find_records(tmp_path)) == 3
 
 
+def test_passes_are_split_to_fit_and_the_scores_stay(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main(words(world, tmp_path / "whole")) == 0
+    monkeypatch.setattr("saebench.run._sae_budget", lambda _device: 1)
+    assert main(words(world, tmp_path / "split")) == 0
+    assert scores(tmp_path / "split") == scores(tmp_path / "whole")
+    in_pass = [read_record(p).timing["saes_in_pass"] for p in find_records(tmp_path / "split")]
+    assert in_pass == [1.0, 1.0, 1.0]
+
+
+def test_one_record_that_cannot_be_written_does_not_lose_its_neighbours(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from saebench import run as runner
+
+    real, calls = runner.write_record, []
+
+    def write(path: Path, record: object) -> None:
+        calls.append(path)
+        if len(calls) == 1:
+            raise OSError("the disk said no")
+        real(path, record)
+
+    monkeypatch.setattr(runner, "write_record", write)
+    assert main(words(world, tmp_path)) == 3
+    assert "the disk said no" in capsys.readouterr().err
+    assert len(find_records(tmp_path)) == 2
+
+
 def test_one_failing_site_does_not_take_the_other_down(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
