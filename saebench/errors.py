@@ -34,6 +34,12 @@ class RecordError(SaebenchError):
     exit_code = 4
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what ``error`` says, without a closing full stop; its type's name if it says nothing."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next((line.rstrip(".") for line in lines if line), type(error).__name__)[:200]
+
+
 def did_you_mean(name: str, choices: Iterable[str], *, limit: int = 3) -> str:
     """Return ``" Did you mean 'a' or 'b'?"`` for the choices nearest to ``name``, or the empty string.
 

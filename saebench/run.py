@@ -15,7 +15,7 @@ import torch
 
 from saebench.config import RunConfig
 from saebench.data import Corpus, CorpusSpec, build_corpus
-from saebench.errors import InputError, SaebenchError
+from saebench.errors import SaebenchError, first_line
 from saebench.lm.model import LanguageModel, load_model
 from saebench.lm.port import Port
 from saebench.metrics.base import Metric, MetricResult
@@ -108,7 +108,7 @@ def _run_model(
         except Exception as error:  # the one place that catches: what fails is named, the rest goes on
             if os.environ.get("SAEBENCH_DEBUG"):
                 traceback.print_exc()
-            what = str(error) if isinstance(error, SaebenchError) else f"{type(error).__name__}: {_first_line(error)}"
+            what = str(error) if isinstance(error, SaebenchError) else f"{type(error).__name__}: {first_line(error)}"
             report.failures += [
                 f"{i.sae.config.name} × {i.task.name} × seed {i.seed}: {what}" for i in items if i.path not in report.records
             ]
@@ -273,10 +273,3 @@ def corpus_spec(config: RunConfig, task: TaskSpec) -> CorpusSpec:
 def _is_tokens(source: str) -> bool:
     """Whether a path given with ``--corpus`` holds token ids: all of them are used, unless ``--limit`` says fewer."""
     return source.endswith((".npy", ".parquet")) or Path(source).expanduser().is_dir()
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), "no message")
-
-
-__all__ = ["InputError", "RunReport", "corpus_spec", "model_info", "run", "sae_info"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from saebench.errors import InputError
+from saebench.errors import InputError, first_line
 
 Row = dict[str, Any]
 _BUFFER = 10_000
@@ -92,7 +92,7 @@ def _hub(id: str, config: str | None, split: str, revision: str | None, seed: in
     import huggingface_hub
 
     def refuse(error: Exception) -> InputError:
-        text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        text = first_line(error)
         wanted = f"{id}/{config or 'default'}/{split}.jsonl.gz"
         mirror = f"{root / wanted} does not exist" if root else f"no --data-dir or SAEBENCH_DATA holds {wanted}"
         files = sorted(p.relative_to(root).as_posix() for p in (root / id).glob("*/*.jsonl*")) if root else []

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from saebench.errors import InputError
+from saebench.errors import InputError, first_line
 
 _AT_ONCE = 256
 
@@ -71,8 +71,7 @@ def open_table(path: Path, split: str) -> SavedTable | ParquetTable:
     try:
         return ParquetTable(pyarrow.dataset.dataset([str(p) for p in files], format="parquet"))
     except (OSError, pyarrow.ArrowException) as error:
-        line = str(error).splitlines()[0]
-        raise InputError(f"{path} cannot be read as Parquet ({line}); write it again") from None
+        raise InputError(f"{path} cannot be read as Parquet ({first_line(error)}); write it again") from None
 
 
 def _parts(folder: Path, split: str) -> list[Path]:
@@ -95,8 +94,7 @@ def _saved(path: Path, split: str) -> SavedTable:
     try:
         found = datasets.load_from_disk(str(path))
     except Exception as error:  # the library raises many kinds for damaged folders
-        line = next(iter(str(error).splitlines()), type(error).__name__)
-        raise InputError(f"{path} cannot be read as a saved data set ({line}); write it with save_to_disk") from None
+        raise InputError(f"{path} cannot be read as a saved data set ({first_line(error)}); write it with save_to_disk") from None
     if isinstance(found, datasets.DatasetDict):
         if split not in found:
             raise InputError(f"{path} has no split {split!r}; it has {', '.join(map(str, found))}")

@@ -9,7 +9,7 @@ import logging
 import warnings
 from typing import Any
 
-from saebench.errors import InputError
+from saebench.errors import InputError, first_line
 
 
 def make_bridge(hf: Any, tokenizer: Any, *, name: str, source: str) -> Any:
@@ -41,7 +41,6 @@ def make_bridge(hf: Any, tokenizer: Any, *, name: str, source: str) -> Any:
                 source, hf_model=twin, tokenizer=tokenizer, device=str(weight.device), dtype=weight.dtype
             )
     except Exception as error:  # the adapter raises many kinds
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"TransformerLens cannot bridge {name} ({first}); only hook_resid_pre and hook_resid_post sites work for it"
+            f"TransformerLens cannot bridge {name} ({first_line(error)}); only hook_resid_pre and hook_resid_post work for it"
         ) from error

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from saebench.errors import InputError
+from saebench.errors import InputError, first_line
 
 _PROBE_TOLERANCE = 1e-3
 
@@ -266,9 +266,9 @@ def load_model(
     except InputError:
         raise
     except Exception as error:  # the library raises many kinds for a missing or damaged model
-        first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise InputError(
-            f"cannot load the model {id}: {first}; check the name, the files and the network, or give a local folder"
+            f"cannot load the model {id}: {first_line(error)}; check the name, the files and the network, or give a local "
+            "folder with --model"
         ) from error
     hf.to(parse_device(device))  # pyright: ignore[reportArgumentType]
     commit = getattr(config, "_commit_hash", None)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saebench.errors import InputError
+from saebench.errors import InputError, first_line
 
 _MAX_HEADER = 100 << 20
 _MAX_JSON = 16 << 20
@@ -26,7 +26,9 @@ def read_json(path: Path) -> dict[str, Any]:
             raise InputError(f"{path} is too large for a configuration file ({path.stat().st_size} bytes)")
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not readable JSON ({_short(error)}); it is damaged or incomplete, fetch it again") from None
+        raise InputError(
+            f"{path} is not readable JSON ({first_line(error)}); it is damaged or incomplete, fetch it again"
+        ) from None
     if not isinstance(data, dict):
         raise InputError(f"{path} holds no JSON object; it is damaged or of another format")
     return data
@@ -46,7 +48,7 @@ def safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
             raise ValueError(f"the tensors need {8 + length + end} bytes, the file has {size}")
         return {k: tuple(int(n) for n in v["shape"]) for k, v in header.items() if k != "__metadata__"}
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, struct.error, RecursionError) as error:
-        raise InputError(f"{path} is not a whole safetensors file ({_short(error)}); fetch it again") from None
+        raise InputError(f"{path} is not a whole safetensors file ({first_line(error)}); fetch it again") from None
 
 
 def load_safetensors(path: Path) -> dict[str, Tensor]:
@@ -58,7 +60,7 @@ def load_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path} is not a whole safetensors file ({_short(error)}); fetch it again") from None
+        raise InputError(f"{path} is not a whole safetensors file ({first_line(error)}); fetch it again") from None
 
 
 def load_torch(path: Path) -> dict[str, Any]:
@@ -74,7 +76,7 @@ def load_torch(path: Path) -> dict[str, Any]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged archives raise many kinds, refused classes UnpicklingError
-        text = _short(error)
+        text = first_line(error)
         raise InputError(f"{path} cannot be read as a torch file of plain tensors ({text}); refused") from None
     if not isinstance(loaded, dict):
         raise InputError(f"{path} holds a {type(loaded).__name__}, expected a dictionary of tensors")
@@ -97,8 +99,3 @@ def number(config: dict[str, Any], key: str, path: Path) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
         raise InputError(f"{path}: {key!r} should be a whole number, found {value!r}")
     return int(value)
-
-
-def _short(error: BaseException) -> str:
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return first[:160]

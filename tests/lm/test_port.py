@@ -18,6 +18,7 @@ SITES = [
     "hook_mlp_out",
     "hook_attn_out",
     "attn.hook_z",
+    "mlp.hook_pre",
     "mlp.hook_post",
 ]
 

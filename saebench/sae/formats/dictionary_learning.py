@@ -45,7 +45,7 @@ _SITES = {
 
 @FORMATS.register("dictionary_learning")
 class DictionaryLearning:
-    """Folders that dictionary_learning's trainers wrote."""
+    """ae.pt + config.json, as dictionary_learning's trainers write them."""
 
     looked_for = "ae.pt + config.json with trainer.dict_class (dictionary_learning)"
 

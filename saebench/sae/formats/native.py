@@ -20,7 +20,7 @@ _OWN = {f.name for f in dataclasses.fields(SAEConfig)} - {"path", "format", "nam
 
 @FORMATS.register("native")
 class Native:
-    """saebench's own folders."""
+    """config.json + sae.safetensors, saebench's own."""
 
     looked_for = "config.json with saebench_format + sae.safetensors (native)"
 

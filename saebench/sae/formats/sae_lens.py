@@ -48,7 +48,7 @@ class _Notes:
 
 @FORMATS.register("sae_lens")
 class SaeLens:
-    """Folders that sae_lens wrote."""
+    """cfg.json + sae_weights.safetensors, as sae_lens writes them (version 6 and before)."""
 
     looked_for = "cfg.json + sae_weights.safetensors (sae_lens)"
 

@@ -22,7 +22,7 @@ _PARTS = {
 
 @FORMATS.register("sparsify")
 class Sparsify:
-    """Folders that sparsify wrote. The oracle is ``SparseCoder``; sae_lens' own loader of these files is wrong."""
+    """cfg.json + sae.safetensors, as sparsify writes them."""
 
     looked_for = "cfg.json + sae.safetensors (sparsify)"
 
