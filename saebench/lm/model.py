@@ -148,7 +148,6 @@ class LanguageModel:
         id: Hub id or folder, as the user named it.
         revision: The hub commit, where known.
         sha256: Content hash, for local folders.
-        trust_name: The name by which the bridge finds the architecture; a local folder or hub id.
 
     Raises:
         InputError: The architecture has no plain block list, or its head does something beyond the final linear map, a
@@ -246,6 +245,7 @@ def load_model(
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging as hf_logging
 
+    place, kind = parse_device(device), parse_dtype(dtype) or torch.float32
     hf_logging.disable_progress_bar()
     hf_logging.set_verbosity_error()
     folder = Path(id).expanduser()
@@ -260,9 +260,7 @@ def load_model(
     try:
         config = AutoConfig.from_pretrained(source, revision=revision)
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-        hf = AutoModelForCausalLM.from_pretrained(
-            source, revision=revision, config=config, dtype=parse_dtype(dtype) or torch.float32
-        )
+        hf = AutoModelForCausalLM.from_pretrained(source, revision=revision, config=config, dtype=kind)
     except InputError:
         raise
     except Exception as error:  # the library raises many kinds for a missing or damaged model
@@ -270,7 +268,7 @@ def load_model(
             f"cannot load the model {id}: {first_line(error)}; check the name, the files and the network, or give a local "
             "folder with --model"
         ) from error
-    hf.to(parse_device(device))  # pyright: ignore[reportArgumentType]
+    hf.to(place)  # pyright: ignore[reportArgumentType]
     commit = getattr(config, "_commit_hash", None)
     return LanguageModel(hf, tokenizer, id=id, revision=commit, sha256=_hash_folder(folder) if local else None)
 
