@@ -1,4 +1,4 @@
-"""Recipes that train SAEs: one file a recipe.
+"""The built-in trainers: one file a recipe over one shared loop; installed as ``saebench.trainers``.
 
-Third parties add theirs through the entry-point group ``saebench.trainers``.
+A recipe registers itself with ``@RECIPES.register(name)``; third parties name an entry point in ``saebench.trainers``.
 """

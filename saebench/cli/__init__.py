@@ -16,6 +16,7 @@ from saebench.cli.listing import list_
 from saebench.cli.report import report
 from saebench.cli.run import run
 from saebench.cli.show import show
+from saebench.cli.train import train
 from saebench.errors import IncompleteError, SaebenchError
 
 _INTERRUPTED = 130
@@ -31,7 +32,7 @@ def cli() -> None:
     """
 
 
-for _command in (run, inspect, list_, show, report):
+for _command in (run, train, inspect, list_, show, report):
     cli.add_command(_command)
 
 

@@ -1,0 +1,146 @@
+"""Recipes on a planted dictionary: known sparse atoms must come back; and the constraints of each recipe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from saebench.errors import InputError
+from saebench.registry import RECIPES
+from saebench.sae import SAE, SAEConfig
+from saebench.trainers.recipe import Recipe, geometric_median, normalise, unit_rows_
+
+D, ATOMS = 32, 40
+
+
+def planted(n: int, generator: torch.Generator, atoms: Tensor, *, active: int = 2) -> Tensor:
+    """Return sums of ``active`` random atoms with positive random sizes, and a little noise."""
+    chosen = torch.rand(n, len(atoms), generator=generator).topk(active, 1).indices
+    sizes = 1 + torch.rand(n, active, generator=generator)
+    noise = 0.01 * torch.randn(n, atoms.shape[1], generator=generator)
+    return torch.einsum("nk,nkd->nd", sizes, atoms[chosen]) + noise
+
+
+def atoms() -> Tensor:
+    w = torch.randn(ATOMS, D, generator=torch.Generator().manual_seed(11))
+    w -= w.mean(1, keepdim=True)  # so that centring over D, which topk does, leaves them alone
+    unit_rows_(w)
+    return w
+
+
+def trained(name: str, steps: int, **settings: Any) -> tuple[Recipe, Tensor]:
+    g = torch.Generator().manual_seed(0)
+    kind = RECIPES.get(name)
+    recipe: Recipe = kind(kind.Settings(**settings), normalise(planted(4096, g, atoms()), kind.normalisation), g)
+    optimizer = torch.optim.Adam(recipe.parameters(), lr=recipe.settings.lr)
+    since = torch.zeros(recipe.d_sae, dtype=torch.long)
+    for step in range(steps):
+        x = normalise(planted(512, g, atoms()), kind.normalisation)
+        found = recipe.losses(x, since, step)
+        optimizer.zero_grad()
+        found.total.backward()
+        recipe.after_backward()
+        optimizer.step()
+        since += len(x)
+        since[found.fired] = 0
+        recipe.after_step(optimizer, step, since)
+    return recipe, since
+
+
+def mean_max_cosine(recipe: Recipe) -> float:
+    """Return the mean over planted atoms of the largest cosine with a decoder row."""
+    w = torch.nn.functional.normalize(recipe.weights().W_dec, dim=1)
+    return float((atoms() @ w.T).amax(1).mean())
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("topk", {"k": 2, "lr": 3e-3, "d_sae": 64, "dead_after_tokens": 20_000}),
+        ("topk", {"k": 2, "multi_k": 8, "lr": 3e-3, "d_sae": 64, "dead_after_tokens": 20_000}),
+        ("relu-l1", {"l1": 0.01, "lr": 3e-3, "d_sae": 64, "lr_warmup_steps": 0, "dead": "none"}),
+        ("relu-l1", {"l1": 0.01, "lr": 3e-3, "d_sae": 64, "lr_warmup_steps": 0, "dead": "ghost", "dead_after_steps": 100}),
+        ("relu-l1", {"l1": 0.01, "lr": 3e-3, "d_sae": 64, "dead": "resample", "dead_after_steps": 100, "resample_every": 300}),
+    ],
+)
+def test_planted_atoms_are_recovered(name: str, settings: dict[str, Any]) -> None:
+    before, after = mean_max_cosine(trained(name, 0, **settings)[0]), mean_max_cosine(trained(name, 1200, **settings)[0])
+    assert before < 0.75
+    assert after > 0.95, (before, after)
+
+
+@pytest.mark.parametrize("name", ["topk", "relu-l1"])
+def test_decoder_rows_keep_unit_norm_and_the_export_is_the_same_function(name: str) -> None:
+    settings = {"k": 2} if name == "topk" else {}
+    recipe, _ = trained(name, 30, d_sae=32, lr=1e-3, **settings)
+    weights = recipe.weights()
+    torch.testing.assert_close(weights.W_dec.norm(dim=1), torch.ones(32))
+    config = SAEConfig(d_in=D, d_out=D, d_sae=32, normalisation=recipe.normalisation, **recipe.sae_fields())
+    x = planted(50, torch.Generator().manual_seed(5), atoms())
+    z = normalise(x, recipe.normalisation)
+    found = recipe.losses(z, torch.zeros(32, dtype=torch.long), 0)
+    recon = SAE(config, weights).reconstruct(x)
+    if recipe.normalisation == "layer_norm":
+        mean, deviation = x.mean(1, keepdim=True), x.std(1, keepdim=True)
+        torch.testing.assert_close(recon, found.recon * deviation + mean, rtol=1e-4, atol=1e-5)
+    else:
+        torch.testing.assert_close(recon, found.recon, rtol=1e-4, atol=1e-5)
+
+
+def test_the_gradient_along_decoder_rows_is_dropped() -> None:
+    recipe, _ = trained("relu-l1", 1, d_sae=32)
+    x = planted(64, torch.Generator().manual_seed(6), atoms())
+    recipe.losses(x, torch.zeros(32, dtype=torch.long), 0).total.backward()
+    recipe.after_backward()
+    assert ((recipe.w_dec.grad * recipe.w_dec).sum(1).abs() < 1e-6).all()
+
+
+@pytest.mark.parametrize("name", ["topk", "relu-l1"])
+def test_terms_for_dead_latents_are_absent_until_there_are_some_and_reach_only_those(name: str) -> None:
+    settings = {"k": 2, "dead_after_tokens": 10_000} if name == "topk" else {"dead": "ghost", "dead_after_steps": 100}
+    term = "aux" if name == "topk" else "ghost"
+    recipe, _ = trained(name, 5, d_sae=32, lr=1e-3, **settings)
+    x = normalise(planted(3, torch.Generator().manual_seed(7), atoms()), recipe.normalisation)
+    since = torch.zeros(32, dtype=torch.long)
+    assert term not in recipe.losses(x, since, 0).parts
+    dead = recipe.losses(x, since, 0).fired.logical_not().nonzero()[:, 0]
+    assert len(dead), "the test needs a latent that does not fire here"
+    since[dead[0]] = 10_000
+    recipe.zero_grad()
+    with_dead = recipe.losses(x, since, 0)
+    assert float(with_dead.parts[term]) > 0
+    with_dead.total.backward()
+    assert recipe.w_enc.grad[dead[0]].abs().sum() > 0, "the dead latent learns"
+    assert not len(dead) > 1 or recipe.w_enc.grad[dead[1]].abs().sum() == 0, "one that is merely silent does not"
+
+
+def test_resampling_points_dead_latents_at_badly_reconstructed_acts() -> None:
+    recipe, _ = trained("relu-l1", 3, d_sae=32, dead="resample", dead_after_steps=1, resample_every=10)
+    x = planted(512, torch.Generator().manual_seed(8), atoms())
+    since = torch.zeros(32, dtype=torch.long)
+    recipe.losses(x, since, 9)
+    since[4] = 10**9
+    optimizer = torch.optim.Adam(recipe.parameters())
+    kept = recipe.w_dec.data[5].clone()
+    recipe.after_step(optimizer, 9, since)
+    candidates = torch.nn.functional.normalize(x - recipe.b_dec.data, dim=1)
+    assert float((candidates @ recipe.w_dec.data[4]).max()) == pytest.approx(1, abs=1e-5)
+    torch.testing.assert_close(recipe.w_dec.data[5], kept)
+    assert since[4] == 0
+
+
+def test_geometric_median_by_hand_and_against_outliers() -> None:
+    line = torch.tensor([[0.0], [1.0], [100.0]])
+    assert float(geometric_median(line, iterations=10_000, tolerance=0.0)) == pytest.approx(1.0, abs=1e-3)
+    cloud = torch.randn(500, 3, generator=torch.Generator().manual_seed(0))
+    spoilt = torch.cat([cloud, torch.full((20, 3), 1e4)])
+    assert float(geometric_median(spoilt).norm()) < 0.3 < float(spoilt.mean(0).norm())
+
+
+@pytest.mark.parametrize("settings", [{"k": 0}, {"k": 33}, {"k": 4, "multi_k": 3}, {"k": 4, "multi_k": 40}])
+def test_impossible_k_is_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="d_sae=32"):
+        trained("topk", 0, d_sae=32, **settings)
