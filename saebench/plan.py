@@ -12,7 +12,7 @@ from saebench.config import RunConfig
 from saebench.errors import InputError, RecordError
 from saebench.record import Record
 from saebench.sae import SAE, SAEConfig, load_sae
-from saebench.store import read_record, record_path
+from saebench.store import read_record, record_path, sha256_file
 from saebench.tasklist import TaskSpec, load_suite, load_task
 
 
@@ -92,9 +92,11 @@ def tasks_of(config: RunConfig) -> tuple[list[TaskSpec], int | None]:
 
 def settings_of(config: RunConfig, task: TaskSpec, sae: SAEConfig, limit: int | None) -> dict[str, Any]:
     """Return the options that move a number; a finished record counts only if its own are the same."""
+    source = config.corpus or task.corpus.source
     return {
         "model": config.model or sae.model_id,
-        "corpus": config.corpus or task.corpus.source,
+        "corpus": Path(source).name if Path(source).is_file() else source,
+        "corpus_file_sha256": _file_hash(Path(source), Path(source).stat().st_mtime_ns) if Path(source).is_file() else None,
         "limit": config.limit or limit,
         "context_length": config.context_length,
         "splice_bos": config.splice_bos,
@@ -102,6 +104,11 @@ def settings_of(config: RunConfig, task: TaskSpec, sae: SAEConfig, limit: int | 
         "trained_context": sae.context_length,
         "dtype": config.dtype or "float32",
     }
+
+
+@functools.lru_cache
+def _file_hash(path: Path, _changed: int) -> str:
+    return sha256_file(path)  # once for all SAEs and seeds, as long as the file is the same
 
 
 def make_plan(config: RunConfig) -> Plan:

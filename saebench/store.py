@@ -90,6 +90,10 @@ def check_writable(out: Path) -> None:
     probe.unlink(missing_ok=True)
 
 
-def sha256_bytes(data: bytes) -> str:
-    """Return the SHA-256 of ``data`` in hex."""
-    return hashlib.sha256(data).hexdigest()
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes in hex; raises ``InputError`` if it cannot be read."""
+    try:
+        with open(path, "rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None

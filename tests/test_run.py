@@ -95,6 +95,25 @@ def test_a_record_made_with_other_settings_is_not_taken_for_this_one(
     assert "--force" in one_line(capsys)
 
 
+def test_a_corpus_file_that_has_changed_is_noticed_one_that_has_moved_is_not(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "t.npy").write_bytes((world / "tokens.npy").read_bytes())
+    out = tmp_path / "out"
+    assert main(words(world, out, "--corpus", str(tmp_path / "a/t.npy"))) == 0
+    before = scores(out)
+    assert main(words(world, out, "--corpus", str(tmp_path / "b/t.npy"))) == 0
+    tokens = np.load(tmp_path / "b/t.npy")
+    tokens[0, 3] = 11
+    np.save(tmp_path / "b/t.npy", tokens)
+    capsys.readouterr()
+    assert main(words(world, out, "--corpus", str(tmp_path / "b/t.npy"))) == 2
+    assert "corpus_file_sha256" in one_line(capsys)
+    assert scores(out) == before
+
+
 def test_a_damaged_record_is_run_again(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words(world, tmp_path)) == 0
     whole = scores(tmp_path)

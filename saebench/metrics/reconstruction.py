@@ -42,7 +42,7 @@ class Reconstruction(Metric):
         ScoreSpec(
             name="explained_variance_per_token",
             better="higher",
-            definition="mean over tokens of 1 − ‖x−x̂‖²/‖x−x̄₀‖², x̄₀ the mean over the first 64 contexts",
+            definition="mean over tokens of 1 − ‖x−x̂‖²/‖x−x̄₀‖², x̄₀ the mean over the contexts of the first 2,048 tokens",
             source="SAEBench core, explained_variance_legacy (there about the batch's own mean)",
         ),
         ScoreSpec(name="mse", better="lower", unit="act²", definition="mean over tokens of ‖x−x̂‖² (summed over dimensions)"),
