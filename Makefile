@@ -9,7 +9,7 @@ PYTEST_ARGS ?=
 .PHONY: help venv test test-peers check bench clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
 venv: $(STAMP) ## make .venv with everything pinned in constraints.txt
 

@@ -25,7 +25,7 @@ from saebench.provenance import machine, peak_memory_bytes, source_commit, versi
 from saebench.record import DataInfo, ModelInfo, Record, SaeInfo, Table, TaskInfo
 from saebench.registry import METRICS
 from saebench.store import check_writable, write_atomic, write_record
-from saebench.stream import Pass, PassResult, check_widths
+from saebench.stream import Pass, PassResult, check_widths, is_centred
 from saebench.tasklist import TaskSpec
 
 
@@ -179,7 +179,8 @@ def _write(
             n_tokens_scored=result.n_acts,
             rule=corpus.rule,
         ),
-        settings=settings_of(config, item.task, item.sae.config, limit) | {"bos": _bos_rule(config)},
+        settings=settings_of(config, item.task, item.sae.config, limit)
+        | {"bos": _bos_rule(config), "residual_used": "centred" if is_centred(port, item.sae.config) else "raw"},
         environment={"versions": versions(), **source_commit(), **machine(str(model.device)), "dtype": str(model.dtype)},
         timing=dict(timing),
         tables=_write_tables(item, result.results),

@@ -179,13 +179,13 @@ class Pass:
     def _sae_space(self, sae: SAE, acts: Float[Tensor, "m D"]) -> tuple[Float[Tensor, "m D"], Tensor]:
         """Return (acts as the SAE expects them, what to add to its recon): centred over D if it was trained so."""
         acts = acts.to(sae.dtype)
-        mean = acts.mean(1, keepdim=True) if is_centred(self.port, sae) else acts.new_zeros(len(acts), 1)
+        mean = acts.mean(1, keepdim=True) if is_centred(self.port, sae.config) else acts.new_zeros(len(acts), 1)
         return acts - mean, mean
 
     def _setting(self, sae: SAE, reference: Float[Tensor, " O"]) -> Setting:
         length = self.corpus.context_length
         windows = [Window(name=n, start=a, stop=b) for n, a, b in windows_for(sae.config.context_length, length)]
-        if is_centred(self.port, sae):
+        if is_centred(self.port, sae.config):
             reference = reference - reference.mean()
         return Setting(
             sae=sae,
@@ -233,9 +233,9 @@ class Pass:
         return ce
 
 
-def is_centred(port: Port, sae: SAE) -> bool:
+def is_centred(port: Port, sae: SAEConfig) -> bool:
     """Return whether this SAE is fed x − mean_D(x): it expects that, and the model's LayerNorm makes it the same stream."""
-    return sae.config.residual == "centred" and port.model.uses_layer_norm and port.carries_stream
+    return sae.residual == "centred" and port.model.uses_layer_norm and port.carries_stream
 
 
 def port_width(port: Port) -> tuple[int, int]:

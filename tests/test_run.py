@@ -68,6 +68,7 @@ def test_a_run_writes_whole_records_with_provenance_and_tables(world: Path, tmp_
     assert record.data.n_contexts == 8
     assert record.settings["limit"] == 8
     assert "left clean" in record.settings["bos"]
+    assert record.settings["residual_used"] == "raw"
     import pyarrow.parquet as pq
 
     table = pq.read_table(paths[0].with_name(record.tables["latents"].file))
@@ -75,6 +76,13 @@ def test_a_run_writes_whole_records_with_provenance_and_tables(world: Path, tmp_
     assert {"latent", "density", "consistent_activation_heuristic", "max_decoder_cosine"} <= set(table.column_names)
     hashes = {read_record(p).data.sha256 for p in paths}
     assert len(hashes) == 2, "two seeds choose two samples of contexts"
+
+
+def test_centring_that_would_change_the_model_is_left_out_and_the_record_says_so(world: Path, tmp_path: Path) -> None:
+    """Only LayerNorm makes the centred stream the same stream; this model has RMSNorm."""
+    assert main(words(world, tmp_path, "--residual", "centred", saes=("sae0",))) == 0
+    record = read_record(find_records(tmp_path)[0])
+    assert (record.sae.residual, record.settings["residual_used"]) == ("centred", "raw")
 
 
 def test_finished_work_is_not_done_again_unless_forced(world: Path, tmp_path: Path) -> None:
