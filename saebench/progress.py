@@ -24,6 +24,9 @@ class SilentProgress:
     def advance(self, n: int) -> None:
         """Count ``n`` more steps as done."""
 
+    def status(self, text: str) -> None:
+        """Show ``text`` beside the count, until the next one."""
+
     def note(self, line: str) -> None:
         """Say one thing the user should know."""
 
@@ -44,7 +47,7 @@ class Progress(SilentProgress):
         self._every = seconds_between_lines
         self._bar: Any = None
         self._task: Any = None
-        self._what = ""
+        self._what = self._status = ""
         self._total = self._count = 0
         self._began = self._told = 0.0
         self._open = False
@@ -53,6 +56,7 @@ class Progress(SilentProgress):
         """Begin a stretch of ``total`` steps called ``what``; one still open ends."""
         self.done()
         self._what, self._total, self._count, self._open = what, total, 0, True
+        self._status = ""
         self._began = self._told = time.monotonic()
         if self._stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
             self._start_bar()
@@ -69,7 +73,16 @@ class Progress(SilentProgress):
         if self._open and self._count < self._total and now - self._told >= self._every:
             self._told = now
             left = (now - self._began) / max(self._count, 1) * (self._total - self._count)
-            self._line(f"{self._what}: {self._count}/{self._total}, about {_duration(left)} left")
+            told = f"; {self._status}" if self._status else ""
+            self._line(f"{self._what}: {self._count}/{self._total}, about {_duration(left)} left{told}")
+
+    def status(self, text: str) -> None:
+        """Show ``text`` on the bar, or at the end of the next line."""
+        self._status = text
+        if self._bar is not None:
+            from rich.markup import escape
+
+            self._bar.update(self._task, description=escape(f"{self._what} · {text}" if text else self._what))
 
     def note(self, line: str) -> None:
         """Print ``line`` above the bar."""

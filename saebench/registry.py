@@ -84,4 +84,4 @@ class Registry(Generic[T]):
 
 METRICS: Registry = Registry("metric", package="saebench.metrics", group="saebench.metrics")
 FORMATS: Registry = Registry("format", package="saebench.sae.formats", group="saebench.formats")
-RECIPES: Registry = Registry("recipe", package="saebench.trainers", group="saebench.trainers")
+RECIPES: Registry = Registry("recipe", package="saebench.trainers.recipes", group="saebench.trainers")

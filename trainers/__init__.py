@@ -1,4 +1,5 @@
-"""The built-in trainers: one file a recipe over one shared loop; installed as ``saebench.trainers``.
+"""The built-in trainers: recipes over one shared loop; installed as ``saebench.trainers``.
 
-A recipe registers itself with ``@RECIPES.register(name)``; third parties name an entry point in ``saebench.trainers``.
+``run`` reads what is asked for, ``loop`` trains one or many SAEs (``trainee``) on one stream of acts (``acts/``), and
+``recipes/`` says how. ``sparse`` and ``triton_kernels`` are the arithmetic, ``ranks`` the processes that share the work.
 """

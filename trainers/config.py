@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
-
-from saebench.errors import InputError, did_you_mean
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 
 class RecipeSettings(BaseModel):
@@ -30,6 +28,10 @@ class RecipeSettings(BaseModel):
     """Largest norm of the whole gradient."""
     ema: float = 0.0
     """Decay of a running mean of the weights, which is then what is saved; 0 saves the last weights."""
+    orthogonality: float = 0.0
+    """Coefficient of the mean |cos| between different decoder rows (L. Smith, comments, 2024), over ``orthogonality_rows`` of
+    them drawn anew at each step."""
+    orthogonality_rows: int = 1024
 
 
 class TrainConfig(BaseModel):
@@ -52,8 +54,25 @@ class TrainConfig(BaseModel):
     """Acts a step."""
     context_length: int = 128
     seed: int = 0
+    residual: Literal["raw", "centred"] = "raw"
+    """Whether the SAE reads the residual stream without its mean over D (``center_writing_weights``)."""
     buffer_tokens: int = 65_536
     """Acts held for shuffling; refilled when half are used."""
+    cache: Path | None = None
+    """Folder where acts are kept, made once; live from the model if ``None``."""
+    cache_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    prefetch: bool | None = None
+    """Whether the model runs beside the training step; on CUDA only if ``None``."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the matrix products of the training step (autocast); weights and losses stay float32."""
+    compile: bool = False
+    """Whether the losses go through ``torch.compile``."""
+    accumulate: int = 1
+    """Parts a batch is cut into, whose gradients are added up."""
+    split: Literal["data", "latents"] = "data"
+    """What the processes of ``torchrun`` divide among them."""
+    spike: float = 10.0
+    """A loss above this many times the median of the last rows stops the run; 0 never does."""
     log_every: int = 50
     """Steps between rows of ``metrics.csv``."""
     eval_every: int = 0
@@ -62,38 +81,27 @@ class TrainConfig(BaseModel):
     """Contexts held out of the training text."""
     checkpoint_every: int = 500
     """Steps between checkpoints; 0: only when interrupted."""
+    tensorboard: bool = True
+    """Whether the log is written for TensorBoard too."""
+    wandb: str | None = None
+    """Project of Weights & Biases to log to, if that package is installed."""
+    export: tuple[Literal["saelens", "dictionary_learning", "sparsify"], ...] = ()
+    """Other libraries' formats to write the SAE in as well."""
 
-    @field_validator("tokens", "batch_size", "buffer_tokens", "log_every", "eval_contexts")
+    @field_validator("tokens", "batch_size", "buffer_tokens", "log_every", "eval_contexts", "accumulate")
     @classmethod
     def _positive(cls, value: int) -> int:
         if value < 1:
             raise ValueError("must be 1 or more")
         return value
 
+    @model_validator(mode="after")
+    def _divides(self) -> TrainConfig:
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size={self.batch_size} does not divide into accumulate={self.accumulate} parts")
+        return self
+
     @property
     def steps(self) -> int:
         """Number of steps."""
         return max(1, self.tokens // self.batch_size)
-
-
-def split_settings(values: dict[str, Any], settings: type[RecipeSettings]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return ``values`` as (those of the run, those of the recipe).
-
-    Raises:
-        InputError: A key belongs to neither; the message suggests near ones.
-    """
-    run, own = TrainConfig.model_fields, settings.model_fields
-    for key in values:
-        if key not in run and key not in own:
-            raise InputError(f"unknown setting {key!r}.{did_you_mean(key, [*run, *own])}")
-    return {k: v for k, v in values.items() if k in run}, {k: v for k, v in values.items() if k in own}
-
-
-def validated(model: type[BaseModel], values: dict[str, Any]) -> Any:
-    """Return ``model`` made of ``values``; what does not fit raises ``InputError`` with one line."""
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"]) or "settings"
-        raise InputError(f"setting {name}: {first['msg'].removeprefix('Value error, ')}") from None

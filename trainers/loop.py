@@ -1,12 +1,15 @@
-"""The one loop behind every recipe: acts → buffer → step → schedule → log → checkpoint → evaluation → native folder."""
+"""The one loop behind every recipe: acts → buffer → step → schedule → log → checkpoint → evaluation → native folder.
+
+One or many SAEs are trained on one stream: the model's forward, the buffer and the normalised batch are shared.
+"""
 
 from __future__ import annotations
 
-import csv
-import io
+import contextlib
 import json
-import math
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,223 +19,243 @@ from torch import Tensor
 from saebench.data import Corpus
 from saebench.errors import IncompleteError
 from saebench.lm.port import Port
-from saebench.metrics.base import Metric
 from saebench.progress import Progress, SilentProgress
 from saebench.provenance import machine, source_commit, versions
 from saebench.registry import METRICS
-from saebench.sae import SAE, SAEConfig, save_native
-from saebench.store import write_atomic
-from saebench.stream import Pass
+from saebench.sae import SAE, save_native
+from saebench.stream import Pass, PassResult
 
-from .acts import ActsSource, ShuffleBuffer
-from .checkpoint import NAME, load_checkpoint, save_checkpoint
-from .config import TrainConfig
-from .recipe import Losses, Recipe, normalise
+from .acts.buffer import ShuffleBuffer
+from .acts.prefetch import Prefetch
+from .acts.source import Source
+from .checkpoint import checkpoint_file, load_checkpoint, save_checkpoint
+from .figures import write_report
+from .journal import Broken, Journal, Watch
+from .ranks import Ranks
+from .settings import Run
+from .stop import Stop
+from .trainee import Step, Trainee
 
-_SAMPLE = 32_768
-"""Acts from which data-dependent starting values are taken (Gao et al. 2024, code)."""
+_AGREE_EVERY = 10
+_SCORES = ("explained_variance", "l0", "frac_alive", "delta_ce", "ce_recovered_zero")
 
 
-class Trainer:
-    """One SAE in training.
+@dataclass
+class _Seat:
+    """A trainee with what is kept about it."""
+
+    trainee: Trainee
+    journal: Journal
+    watch: Watch
+    port: Port
+    site: int
+    broken: str | None = None
+
+
+class Loop:
+    """Trains SAEs to the end, or from a checkpoint on.
 
     Args:
-        config: The run.
-        recipe: Class of the recipe.
-        settings: Its settings.
-        port: The site.
-        train: Contexts to train on.
-        held_out: Contexts to evaluate on.
+        runs: What to train; they share the settings of the stream (those of the first are read).
+        ports: The site of each.
+        source: Gives acts of the sites in the order of ``sites``.
+        sites: Their names.
+        sample: Acts of each site, for starting values.
+        corpora: (text to train on, held-out text).
+        folder: Where the checkpoint lies.
+        ranks: The processes that share the work.
 
     Raises:
-        InputError: A setting is impossible, or a checkpoint in ``config.out`` belongs to another run.
+        InputError: A setting is impossible, or a checkpoint in ``folder`` belongs to another run.
     """
 
     def __init__(
-        self, config: TrainConfig, recipe: type[Recipe], settings: Any, port: Port, train: Corpus, held_out: Corpus
+        self,
+        runs: Sequence[Run],
+        ports: Sequence[Port],
+        source: Source,
+        *,
+        sites: Sequence[str],
+        sample: Sequence[Tensor],
+        corpora: tuple[Corpus, Corpus],
+        folder: Path,
+        ranks: Ranks,
     ) -> None:
-        self.config, self.settings, self.port, self.held_out = config, settings, port, held_out
-        self.device = port.model.device
-        self._order, self._noise = (torch.Generator().manual_seed(config.seed + i * 1_000_003) for i in range(2))
-        self._buffer = ShuffleBuffer(ActsSource(port, train, self._order), config.buffer_tokens, self._order)
-        self._identity = {"config": config.model_dump_json(exclude={"out"}) + settings.model_dump_json(), "corpus": train.sha256}
-        saved = load_checkpoint(config.out, **self._identity)
-        sample = self._sample(train, recipe.normalisation)
-        self.recipe = recipe(settings, sample, self._noise).to(self.device)
-        betas = (settings.adam_beta1, settings.adam_beta2)
-        self._optimizer = torch.optim.Adam(self.recipe.parameters(), lr=settings.lr, betas=betas, eps=settings.adam_eps)
-        self._since_fired = torch.zeros(settings.d_sae, dtype=torch.long, device=self.device)
-        self._ema = {k: torch.zeros_like(v) for k, v in self.recipe.named_parameters()} if settings.ema else {}
+        self.config, self.folder, self.ranks = runs[0].config, folder, ranks
+        self.corpus, self.held_out = corpora
+        self.device = ports[0].model.device
+        self._source = source
+        self._buffer = ShuffleBuffer(source, self.config.buffer_tokens, self.config.seed + 2)
+        told = [run.config.model_dump_json(exclude={"out"}) + run.settings.model_dump_json() for run in runs]
+        self._identity = {"config": "\n".join([f"{ranks.world} processes", *told]), "corpus": self.corpus.sha256}
+        saved = load_checkpoint(folder, ranks, **self._identity)
+        self._seats = []
+        for run, port in zip(runs, ports, strict=True):
+            site = list(sites).index(run.config.site)
+            trainee = Trainee(run, sample[site], self.device, ranks)
+            journal = Journal(run.config, quiet=not ranks.first)
+            self._seats.append(_Seat(trainee, journal, Watch(run.config.spike), port, site))
         self.step = 0
-        self.rows: list[dict[str, float]] = []
         if saved is not None:
             self._restore(saved)
 
-    def _sample(self, train: Corpus, normalisation: str) -> Tensor:
-        """Return the normalised acts that starting values are taken from; the training order is left untouched."""
-        source = ActsSource(self.port, train, torch.Generator().manual_seed(self.config.seed))
-        parts = [source.next()]
-        while sum(len(p) for p in parts) < _SAMPLE and len(parts) < len(train.tokens):
-            parts.append(source.next())
-        return normalise(torch.cat(parts)[:_SAMPLE], normalisation)
-
-    def run(self, progress: Progress | SilentProgress | None = None) -> SAE:
-        """Train to the end, write the native folder, and return the SAE.
+    def run(self, progress: Progress | SilentProgress) -> list[SAE]:
+        """Train to the end, write the native folders, and return the SAEs.
 
         Raises:
-            IncompleteError: The loss is no longer finite; the message names the step and the last checkpoint.
+            IncompleteError: A loss is not finite or a spike. The message names the step and the last checkpoint; the other
+                SAEs of a sweep are finished first.
         """
-        progress = progress or SilentProgress()
-        progress.start(self.config.steps, f"{self.config.recipe} · {self.port.read.name}")
+        config = self.config
+        what = config.recipe if len(self._seats) == 1 else f"{len(self._seats)} SAEs"
+        progress.start(config.steps, f"{what} · {config.site}" if len(self._seats) == 1 else what)
         progress.advance(self.step)
+        self._clock, self._clock_step = time.perf_counter(), self.step
         try:
-            while self.step < self.config.steps:
-                self._one_step(progress)
-                progress.advance(1)
+            with Stop() as stop:
+                while self.step < config.steps and self._going():
+                    if self._told_to_stop(stop):
+                        raise KeyboardInterrupt
+                    self._one_step(progress)
+                    progress.advance(1)
+            return self._finish()
         except KeyboardInterrupt:
-            self.save()
-            progress.note(f"stopped at step {self.step}; the same command goes on from {self.config.out / NAME}")
+            self._check()
+            if self._going():
+                progress.note(f"stopped at step {self.step}; the same command goes on from {self.save()}")
             raise
-        return self._finish()
+        finally:
+            for seat in self._seats:
+                seat.journal.close()
+            if isinstance(self._source, Prefetch):
+                self._source.close()
+
+    def _told_to_stop(self, stop: Stop) -> bool:
+        """Return whether to stop before the next step; several processes agree on it every few steps."""
+        if self.ranks.world == 1:
+            return stop.wanted
+        return self.step % _AGREE_EVERY == 0 and self.ranks.any_rank(stop.wanted, self.device)
+
+    def _going(self) -> list[_Seat]:
+        return [seat for seat in self._seats if seat.broken is None]
 
     def _one_step(self, progress: Progress | SilentProgress) -> None:
-        started = time.perf_counter()
-        x = normalise(self._buffer.batch(self.config.batch_size), self.recipe.normalisation)
-        for group in self._optimizer.param_groups:
-            group["lr"] = self.settings.lr * self._schedule()
-        found = self.recipe.losses(x, self._since_fired, self.step)
-        self._optimizer.zero_grad(set_to_none=True)
-        found.total.backward()
-        self.recipe.after_backward()
-        if self.settings.grad_clip:
-            torch.nn.utils.clip_grad_norm_(self.recipe.parameters(), self.settings.grad_clip)
-        self._optimizer.step()
-        self._since_fired += len(x)
-        self._since_fired[found.fired] = 0
-        self.recipe.after_step(self._optimizer, self.step, self._since_fired)
-        self._average()
+        config = self.config
+        acts = self._buffer.batch(config.batch_size)
+        if self.ranks.split_data:
+            own = self.ranks.slice_of(config.batch_size, "batch_size")
+            acts = [a[own] for a in acts]
+        steps: list[tuple[_Seat, Step]] = []
+        for seat in self._going():
+            step = seat.trainee.learn(acts[seat.site])
+            seat.watch.add(seat.trainee.step, step.loss)
+            steps.append((seat, step))
         self.step += 1
-        last = self.step == self.config.steps
-        if self.step % self.config.log_every == 0 or last:
-            self._log(x, found, time.perf_counter() - started, progress)
-        if self.config.eval_every and self.step % self.config.eval_every == 0 and not last:
-            self._evaluate()
-        if self.config.checkpoint_every and self.step % self.config.checkpoint_every == 0 and not last:
-            self.save()
+        last = self.step == config.steps
+        if self.step % config.log_every == 0 or last:
+            self._log(steps, progress)
+        if config.eval_every and self.step % config.eval_every == 0 and not last:
+            for seat in self._going():
+                self._evaluate(seat)
+        if config.checkpoint_every and self.step % config.checkpoint_every == 0 and not last:
+            self._check()
+            if self._going():
+                self.save()
 
-    def _schedule(self) -> float:
-        """Return the factor of the learning rate: linear rise, constant, linear fall."""
-        s, n = self.settings, self.config.steps
-        rise = min(1.0, (self.step + 1) / s.lr_warmup_steps) if s.lr_warmup_steps else 1.0
-        tail = s.lr_decay_share * n
-        return rise * (min(1.0, (n - self.step) / tail) if tail else 1.0)
+    def _check(self) -> None:
+        for seat in self._going():
+            try:
+                seat.watch.check()
+            except Broken as error:
+                seat.broken = str(error)
+                seat.journal.write()
 
-    @torch.no_grad()
-    def _average(self) -> None:
-        decay = self.settings.ema
-        for name, parameter in self.recipe.named_parameters() if decay else ():
-            self._ema[name].mul_(decay).add_(parameter, alpha=1 - decay)
+    def _log(self, steps: list[tuple[_Seat, Step]], progress: Progress | SilentProgress) -> None:
+        self._check()
+        now = time.perf_counter()
+        speed = (self.step - self._clock_step) * self.config.batch_size / max(now - self._clock, 1e-9)
+        shown = ""
+        for seat, step in steps:
+            if seat.broken is None:
+                row = seat.trainee.row(step)
+                seat.journal.add(row | {"tokens_per_second": speed})
+                shown = (
+                    f"loss {row['loss']:.4g} · EV {row['explained_variance']:.4f} · L0 {row['l0']:.1f} · "
+                    f"dead {row['dead_share']:.1%} · {speed:,.0f} tokens/s"
+                )
+        progress.status(shown)
+        self._clock, self._clock_step = time.perf_counter(), self.step
 
-    def _log(self, x: Tensor, found: Losses, seconds: float, progress: Progress | SilentProgress) -> None:
-        loss = float(found.total.detach())
-        if not math.isfinite(loss):
-            file = self.config.out / NAME
-            kept = f"the last good checkpoint is {file}" if file.exists() else "no checkpoint was written yet"
-            raise IncompleteError(f"the loss is {loss} at step {self.step}; {kept}; try a smaller lr")
-        error = float((x - found.recon).square().sum() / (x - x.mean(0)).square().sum())
-        dead = float((self._since_fired >= self.dead_after).float().mean())
-        row = {
-            "step": float(self.step), "tokens": float(self.step * self.config.batch_size), "loss": loss,
-            "explained_variance": 1 - error, "l0": float(found.l0), "dead_share": dead,
-            "lr": self.settings.lr * self._schedule(), "tokens_per_second": len(x) / seconds,
-        }  # fmt: skip
-        self.rows.append(row | {name: float(value) for name, value in found.parts.items()})
-        self._write_rows()
-
-    @property
-    def dead_after(self) -> int:
-        """Acts without firing after which a latent counts as dead in the log."""
-        s = self.settings
-        return getattr(s, "dead_after_tokens", None) or getattr(s, "dead_after_steps", 1) * self.config.batch_size
-
-    def _write_rows(self) -> None:
-        names = list(dict.fromkeys(name for row in self.rows for name in row))
-        text = io.StringIO()
-        writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        write_atomic(self.config.out / "metrics.csv", text.getvalue().encode())
-
-    def sae(self) -> SAE:
-        """Return the SAE as it stands, for inference: the averaged weights where there are any."""
-        shown = self.recipe
-        if self._ema and self.step:
-            shift = 1 - self.settings.ema**self.step
-            own = {name: p.detach().clone() for name, p in shown.named_parameters()}
-            for name, parameter in shown.named_parameters():
-                parameter.data = self._ema[name] / shift
-            weights = shown.weights()
-            for name, parameter in shown.named_parameters():
-                parameter.data = own[name]
-        else:
-            weights = shown.weights()
-        config = SAEConfig(
-            d_in=shown.d_in, d_out=shown.d_in, d_sae=shown.d_sae, normalisation=shown.normalisation,
-            architecture=shown.architecture, name=self.config.out.name, site=self.config.site, model_id=self.config.model,
-            context_length=self.config.context_length, prepend_bos=True, **shown.sae_fields(),
-        )  # fmt: skip
-        return SAE(config, weights)
-
-    def _evaluate(self) -> None:
+    def _evaluate(self, seat: _Seat) -> PassResult:
         """Add the harness's own scores on the held-out contexts to the last row of the log."""
-        metrics: list[type[Metric]] = [METRICS.get(name) for name in ("reconstruction", "sparsity", "splice")]
-        [result] = Pass(self.port, [self.sae()], metrics, self.held_out).run()
+        metrics = [METRICS.get(name) for name in ("reconstruction", "sparsity", "splice")]
+        quiet = self._source.paused() if isinstance(self._source, Prefetch) else contextlib.nullcontext()
+        with quiet:
+            [result] = Pass(seat.port, [seat.trainee.sae().to(device=self.device)], metrics, self.held_out).run()
         scores = {score.name: score.value for part in result.results for score in part.scores}
-        wanted = ("explained_variance", "l0", "frac_alive", "delta_ce", "ce_recovered_zero")
-        self.rows[-1] |= {f"held_out_{name}": value for name in wanted if (value := scores[name]) is not None}
-        self._write_rows()
+        if not seat.journal.rows or seat.journal.rows[-1]["step"] != self.step:
+            seat.journal.rows.append({"step": float(self.step), "tokens": float(self.step * self.config.batch_size)})
+        seat.journal.extend({f"held_out_{name}": value for name in _SCORES if (value := scores[name]) is not None})
+        return result
 
-    def _finish(self) -> SAE:
-        self._evaluate()
-        sae = self.sae()
-        save_native(sae, self.config.out, training=self._provenance())
-        (self.config.out / NAME).unlink(missing_ok=True)
-        return sae
+    def _finish(self) -> list[SAE]:
+        self._check()
+        saes = []
+        for seat in self._going():
+            result = self._evaluate(seat)
+            sae = seat.trainee.sae()
+            saes.append(sae)
+            if self.ranks.first:
+                self._write(seat, sae, result)
+        self.ranks.wait()
+        broken = [f"{seat.trainee.config.out.name}: {seat.broken}" for seat in self._seats if seat.broken is not None]
+        if broken:
+            path = checkpoint_file(self.folder, self.ranks)
+            kept = f"the last good checkpoint is {path}" if path.exists() else "no checkpoint was written yet"
+            raise IncompleteError(f"{'; '.join(broken)}; {kept}; try a smaller lr")
+        checkpoint_file(self.folder, self.ranks).unlink(missing_ok=True)
+        return saes
 
-    def _provenance(self) -> dict[str, Any]:
+    def _write(self, seat: _Seat, sae: SAE, result: PassResult) -> None:
+        config = seat.trainee.config
+        series = [s for part in result.results for s in part.series if s.name == "log10_density_histogram"]
+        write_report(config.out, seat.journal.rows, series[0] if series else None)
+        from saebench.sae.export import export_sae
+
+        for to in config.export:
+            export_sae(sae, config.out / to, to)
+        save_native(sae, config.out, training=self._provenance(seat))
+
+    def _provenance(self, seat: _Seat) -> dict[str, Any]:
+        trainee, model = seat.trainee, seat.port.model
         return {
-            "run": json.loads(self.config.model_dump_json(exclude={"out"})),
-            "settings": json.loads(self.settings.model_dump_json()),
-            "corpus_sha256": self._identity["corpus"],
-            "model_sha256": self.port.model.sha256,
-            "model_revision": self.port.model.revision,
+            "run": json.loads(trainee.config.model_dump_json(exclude={"out"})),
+            "settings": json.loads(trainee.settings.model_dump_json()),
+            "processes": self.ranks.world,
+            "corpus_sha256": self.corpus.sha256,
+            "model_sha256": model.sha256,
+            "model_revision": model.revision,
             "versions": versions(),
             **source_commit(),
             **machine(str(self.device)),
-            "last_row": self.rows[-1],
+            "last_row": seat.journal.rows[-1],
         }
 
     def save(self) -> Path:
         """Write a checkpoint and return its file."""
         state = self._identity | {
             "step": self.step,
-            "recipe": self.recipe.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "since_fired": self._since_fired,
-            "ema": self._ema,
             "buffer": self._buffer.state(),
-            "order": self._order.get_state(),
-            "noise": self._noise.get_state(),
-            "rows": self.rows,
+            "seats": [
+                {"trainee": s.trainee.state(), "rows": s.journal.rows, "losses": s.watch.past, "broken": s.broken}
+                for s in self._seats
+            ],
         }
-        return save_checkpoint(self.config.out, state)
+        return save_checkpoint(self.folder, self.ranks, state)
 
     def _restore(self, state: dict[str, Any]) -> None:
-        self.step, self.rows = state["step"], state["rows"]
-        self.recipe.load_state_dict(state["recipe"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._since_fired = state["since_fired"].to(self.device)
-        self._ema = {name: value.to(self.device) for name, value in state["ema"].items()}
+        self.step = state["step"]
         self._buffer.restore(state["buffer"], self.device)
-        self._order.set_state(state["order"])
-        self._noise.set_state(state["noise"])
+        for seat, saved in zip(self._seats, state["seats"], strict=True):
+            seat.trainee.restore(saved["trainee"])
+            seat.journal.rows, seat.watch.past, seat.broken = saved["rows"], saved["losses"], saved["broken"]

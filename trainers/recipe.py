@@ -1,21 +1,24 @@
 """What a recipe is: parameters, a loss, constraints, and the SAE it ends in.
 
-Letters: ``B`` acts of a batch, ``D`` width of the site, ``S`` d_sae.
+Letters: ``B`` acts of a batch, ``D`` width of the site, ``S`` d_sae, ``Z`` active latents of the batch.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from saebench.errors import InputError
 from saebench.sae import SAEWeights
-from saebench.sae.sae import Normalisation
 
 from .config import RecipeSettings
+from .norm import Norm
+from .ranks import Ranks
 
 
 class Losses(NamedTuple):
@@ -32,24 +35,64 @@ class Losses(NamedTuple):
     """Mean number of latents ≠ 0."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What a recipe is given at its beginning."""
+
+    sample: Float[Tensor, "n D"]
+    """Normalised acts, for what starts from data."""
+    generator: torch.Generator
+    """Source of all randomness, on the CPU."""
+    steps: int
+    """Length of the run."""
+    batch_size: int = 4096
+    """Acts a step, over all ranks."""
+    ranks: Ranks = Ranks()
+
+
 class Recipe(nn.Module, ABC):
     """One way to train an SAE.
 
     Args:
         settings: The recipe's settings.
-        sample: Normalised acts ``[n, D]``, for what starts from data.
-        generator: Source of all randomness, on the CPU.
+        start: What it starts from.
+        d_sae: Number of latents, where it is not ``settings.d_sae``.
+
+    Raises:
+        InputError: A setting is impossible.
     """
 
     Settings: ClassVar[type[RecipeSettings]]
     architecture: ClassVar[str]
-    normalisation: ClassVar[Normalisation] = "none"
-    """How acts are normalised before the SAE sees them, as in :class:`saebench.sae.SAEConfig`."""
+    can_split_latents: ClassVar[bool] = False
+    """Whether the latents may be spread over several processes."""
+    _moments = ("exp_avg", "exp_avg_sq")
 
-    def __init__(self, settings: Any, sample: Float[Tensor, "n D"], generator: torch.Generator) -> None:
+    def __init__(self, settings: Any, start: Start, d_sae: int | None = None) -> None:
         super().__init__()
-        self.settings = settings
-        self.d_in, self.d_sae = sample.shape[1], settings.d_sae
+        self.settings, self.ranks, self.steps, self.batch_size = settings, start.ranks, start.steps, start.batch_size
+        self.d_in, self.d_sae = start.sample.shape[1], settings.d_sae if d_sae is None else d_sae
+        if self.d_sae < 1:
+            raise InputError(f"d_sae={self.d_sae} must be 1 or more")
+        if start.ranks.split_latents and not self.can_split_latents:
+            raise InputError(f"{type(self).__name__} cannot split its latents over processes; use --set split=data")
+
+    @property
+    def d_own(self) -> int:
+        """Latents this process holds."""
+        return self.d_sae // self.ranks.world if self.ranks.split_latents else self.d_sae
+
+    @classmethod
+    def norm_kind(cls, settings: Any) -> str:
+        """Return how acts are normalised before the SAE sees them: a name that :func:`saebench.trainers.norm.fit` knows."""
+        del settings
+        return "none"
+
+    @classmethod
+    def given_norm(cls, settings: Any) -> Norm | None:
+        """Return a normalisation that is part of the settings, or ``None`` if it is to be fitted."""
+        del settings
+        return None
 
     @abstractmethod
     def losses(self, x: Float[Tensor, "B D"], since_fired: Int[Tensor, " S"], step: int) -> Losses:
@@ -69,6 +112,14 @@ class Recipe(nn.Module, ABC):
     def sae_fields(self) -> dict[str, Any]:
         """Return the fields of :class:`saebench.sae.SAEConfig` that change the arithmetic, such as activation and k."""
 
+    def decoder(self) -> Float[Tensor, "s D"]:
+        """Return the decoder rows that are being trained, for the orthogonality penalty."""
+        return self.w_dec  # pyright: ignore[reportReturnType]
+
+    def sharded(self) -> set[str]:
+        """Return the names of the parameters of which a rank holds only its own latents' rows, when latents are split."""
+        return {"w_enc", "w_dec", "b_enc"} if self.ranks.split_latents else set()
+
     def after_backward(self) -> None:
         """Change gradients, before they are clipped."""
 
@@ -77,45 +128,11 @@ class Recipe(nn.Module, ABC):
         """Restore constraints, after the optimiser's step."""
         del optimizer, step, since_fired
 
-
-@torch.no_grad()
-def normalise(x: Float[Tensor, "B D"], kind: str) -> Float[Tensor, "B D"]:
-    """Return acts as the SAE's own ``normalisation`` will see them at inference."""
-    if kind == "layer_norm":
-        centred = x - x.mean(1, keepdim=True)
-        return centred / (centred.std(1, keepdim=True) + 1e-5)
-    return x
-
-
-@torch.no_grad()
-def geometric_median(x: Float[Tensor, "n D"], *, iterations: int = 100, tolerance: float = 1e-6) -> Float[Tensor, " D"]:
-    """Return the point with the least summed distance to the rows (Weiszfeld's iteration), in float64 inside.
-
-    Args:
-        x: Sample of acts.
-        iterations: Steps at most.
-        tolerance: Relative move at which to stop.
-    """
-    rows = x.double()
-    median = rows.mean(0)
-    for _ in range(iterations):
-        weight = 1 / (rows - median).norm(dim=1).clamp_min(1e-12)
-        moved = (weight[:, None] * rows).sum(0) / weight.sum()
-        if (moved - median).norm() <= tolerance * median.norm().clamp_min(1e-12):
-            median = moved
-            break
-        median = moved
-    return median.to(x.dtype)
-
-
-@torch.no_grad()
-def unit_rows_(w: Float[Tensor, "S D"]) -> None:
-    """Give every row norm 1, in place."""
-    w.div_(w.norm(dim=1, keepdim=True).clamp_min(1e-12))
-
-
-@torch.no_grad()
-def drop_parallel_(w: nn.Parameter) -> None:
-    """Take from the gradient of unit rows the part along the rows, in place."""
-    if w.grad is not None:
-        w.grad.sub_((w.grad * w).sum(1, keepdim=True) * w)
+    def forget(self, optimizer: torch.optim.Optimizer, latents: Tensor) -> None:
+        """Zero the optimiser's memory of some latents, in every parameter that has a row a latent."""
+        for parameter in self.parameters():
+            state = optimizer.state.get(parameter, {})
+            if parameter.shape[:1] == (self.d_sae,):
+                for moment in self._moments:
+                    if moment in state:
+                        state[moment][latents] = 0

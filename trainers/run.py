@@ -1,4 +1,4 @@
-"""From settings to a trained SAE: what ``saebench train`` calls."""
+"""From settings to trained SAEs: what ``saebench train`` calls."""
 
 from __future__ import annotations
 
@@ -10,44 +10,101 @@ import torch
 
 from saebench.data import Corpus, CorpusSpec, build_corpus
 from saebench.errors import InputError
-from saebench.lm.model import load_model
+from saebench.lm.model import load_model, parse_device, parse_dtype
 from saebench.lm.port import Port
 from saebench.progress import Progress, SilentProgress
-from saebench.registry import RECIPES
 from saebench.sae import SAE
 from saebench.store import check_writable
 
-from .config import TrainConfig, split_settings, validated
-from .loop import Trainer
+from .acts.cache import ActsCache, CachedSource
+from .acts.prefetch import Prefetch
+from .acts.source import LiveSource, SiteReader, Source
+from .checkpoint import checkpoint_file
+from .config import TrainConfig
+from .loop import Loop
+from .ranks import Ranks
+from .settings import Run, runs_of
+
+_SAMPLE = 32_768
+"""Acts from which data-dependent starting values are taken (Gao et al. 2024, code)."""
 
 
-def train(recipe: str, values: dict[str, Any], progress: Progress | SilentProgress | None = None) -> SAE:
-    """Train an SAE, or go on with a run that was stopped, and return it; its native folder is ``values["out"]``.
+def train(recipe: str | None, values: dict[str, Any], progress: Progress | SilentProgress | None = None) -> list[SAE]:
+    """Train an SAE or a sweep of them, or go on with a run that was stopped, and return them; native folders are written.
 
     Args:
-        recipe: Name of the recipe.
-        values: Settings of the run (:class:`saebench.trainers.config.TrainConfig`) and of the recipe, by name.
+        recipe: Name of the recipe; ``None`` for a sweep.
+        values: Settings of the run (:class:`saebench.trainers.config.TrainConfig`) and of the recipe, by name; for a sweep see
+            :func:`saebench.trainers.settings.runs_of`.
         progress: Told what happens; silent if ``None``.
 
     Raises:
         InputError: An unknown recipe or setting, an impossible value, or a folder that holds another run.
-        IncompleteError: The loss is no longer finite.
+        IncompleteError: A loss is not finite or a spike; what could be finished is.
     """
-    kind = RECIPES.get(recipe)
-    run, own = split_settings(values, kind.Settings)
-    config: TrainConfig = validated(TrainConfig, run | {"recipe": recipe})
-    settings = validated(kind.Settings, own)
-    if (config.out / "sae.safetensors").exists():
-        raise InputError(f"{config.out} holds a finished SAE already; choose another --out")
-    check_writable(config.out)
-    model = load_model(config.model, device=config.device, dtype=config.dtype)
-    port = Port(model, config.site)
+    runs, folder = runs_of(recipe, values), Path(values["out"])
+    config = runs[0].config
+    device = parse_device(config.device)
+    ranks = Ranks.from_environment(config.split, device)
+    for run in runs:
+        if (run.config.out / "sae.safetensors").exists() and not checkpoint_file(folder, ranks).exists():
+            raise InputError(f"{run.config.out} holds a finished SAE already; choose another --out")
+        check_writable(run.config.out)
+    if ranks.split_data:
+        ranks.slice_of(config.batch_size, "batch_size")
+    model = load_model(config.model, device=_of_rank(device, ranks), dtype=config.dtype)
+    sites = list(dict.fromkeys(run.config.site for run in runs))
+    ports = {site: Port(model, site) for site in sites}
+    reader = SiteReader([ports[site] for site in sites])
     corpus = build_corpus(
         CorpusSpec(source=config.corpus, context_length=config.context_length), model.tokenizer, seed=config.seed,
         max_context=model.n_ctx, vocab_size=model.d_vocab, limit=_contexts(config), data_dir=config.data_dir,
     )  # fmt: skip
-    training, held_out = split(corpus, config.eval_contexts)
-    return Trainer(config, kind, settings, port, training, held_out).run(progress)
+    corpora = split(corpus, config.eval_contexts)
+    told = (progress if ranks.first else None) or SilentProgress()
+    source = _source(config, reader, [ports[site] for site in sites], corpora[0], ranks, told)
+    loop = Loop(
+        runs, [ports[run.config.site] for run in runs], source, sites=sites, sample=_sample(reader, corpora[0], config.seed),
+        corpora=corpora, folder=folder, ranks=ranks,
+    )  # fmt: skip
+    return loop.run(told)
+
+
+def _of_rank(device: torch.device, ranks: Ranks) -> torch.device:
+    """Return the device of this process: one each, where there are several."""
+    if device.type == "cuda" and ranks.world > 1 and device.index is None:
+        return torch.device("cuda", ranks.rank % torch.cuda.device_count())
+    return device
+
+
+def _source(
+    config: TrainConfig, reader: SiteReader, ports: list[Port], corpus: Corpus, ranks: Ranks, progress: SilentProgress
+) -> Source:
+    device = reader.model.device
+    if config.cache is not None:
+        dtype = parse_dtype(config.cache_dtype)
+        assert dtype is not None
+        cache = ActsCache(config.cache, ports, corpus, dtype)
+        if ranks.first:
+            cache.fill(progress)
+        ranks.wait()
+        cache = cache if ranks.first else ActsCache(config.cache, ports, corpus, dtype)
+        source: Source = CachedSource(cache, device, config.seed + 1)
+    else:
+        source = LiveSource(reader, corpus, config.seed + 1, ranks)
+    ahead = device.type == "cuda" if config.prefetch is None else config.prefetch
+    return Prefetch(source, device) if ahead and ranks.world == 1 else source
+
+
+def _sample(reader: SiteReader, corpus: Corpus, seed: int) -> list[torch.Tensor]:
+    """Return the acts that starting values are taken from; the training order is left untouched."""
+    source = LiveSource(reader, corpus, seed)
+    parts = [source.next()]
+    read = len(parts[0][0])
+    while read < min(_SAMPLE, int(corpus.scored.sum())):
+        parts.append(source.next())
+        read += len(parts[-1][0])
+    return [torch.cat([part[i] for part in parts])[:_SAMPLE] for i in range(len(parts[0]))]
 
 
 def _contexts(config: TrainConfig) -> int:
@@ -66,28 +123,3 @@ def split(corpus: Corpus, held_out: int) -> tuple[Corpus, Corpus]:
 def _part(corpus: Corpus, rows: slice) -> Corpus:
     parts = {name: torch.clone(getattr(corpus, name)[rows]) for name in ("tokens", "valid", "scored")}
     return replace(corpus, **parts)
-
-
-def as_values(assignments: tuple[str, ...], file: Path | None) -> dict[str, Any]:
-    """Return settings from a YAML file and ``key=value`` words; the words win.
-
-    Raises:
-        InputError: The file cannot be read, or a word has no ``=``.
-    """
-    import yaml
-
-    values: dict[str, Any] = {}
-    if file is not None:
-        try:
-            loaded = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise InputError(f"{file} cannot be read: {' '.join(str(error).split())}") from None
-        if not isinstance(loaded, dict):
-            raise InputError(f"{file} must hold key: value pairs")
-        values |= loaded
-    for word in assignments:
-        key, equals, value = word.partition("=")
-        if not equals:
-            raise InputError(f"--set {word!r} should be key=value")
-        values[key] = yaml.safe_load(value)
-    return values

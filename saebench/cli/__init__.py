@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import click
 
 from saebench import __version__
+from saebench.cli.fit_scaling import fit_scaling
 from saebench.cli.inspect import inspect
 from saebench.cli.listing import list_
 from saebench.cli.report import report
@@ -32,7 +33,7 @@ def cli() -> None:
     """
 
 
-for _command in (run, train, inspect, list_, show, report):
+for _command in (run, train, fit_scaling, inspect, list_, show, report):
     cli.add_command(_command)
 
 

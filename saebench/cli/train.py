@@ -1,4 +1,4 @@
-"""``saebench train``: make an SAE."""
+"""``saebench train``: make an SAE, or a sweep of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PATH = click.Path(path_type=Path)
 
 
 @click.command()
-@click.argument("recipe")
+@click.argument("recipe", required=False)
 @click.option("--model", metavar="ID|DIR", help="Language model.")
 @click.option("--site", metavar="HOOK", help="Where the SAE reads, e.g. blocks.8.hook_resid_pre.")
 @click.option("--corpus", metavar="NAME|PATH", help="Text to train on.")
@@ -21,23 +21,34 @@ _PATH = click.Path(path_type=Path)
 @click.option("--data-dir", type=_PATH, envvar="SAEBENCH_DATA", help="Local mirror of hub data sets.")
 @click.option("--device", help="auto, cpu, cuda, …  [default: auto]")
 @click.option("--dtype", metavar="T", help="Of the language model  [default: float32]")
-@click.option("--config", "file", type=_PATH, help="YAML file with settings.")
+@click.option("--cache", type=_PATH, metavar="DIR", help="Keep acts on disk in DIR, made once.")
+@click.option("--export", multiple=True, metavar="LIBRARY", help="Write saelens, dictionary_learning or sparsify as well.")
+@click.option("--config", "file", type=_PATH, help="YAML file with settings, or with a sweep: a list under `recipes`.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A setting; may be repeated.")
-def train(recipe: str, file: Path | None, assignments: tuple[str, ...], **options: Any) -> int:
-    """Train an SAE by RECIPE (see `saebench list recipes`) and write a folder that `saebench run --sae` takes."""
+def train(recipe: str | None, file: Path | None, assignments: tuple[str, ...], **options: Any) -> int:
+    """Train an SAE by RECIPE (see `saebench list recipes`) and write a folder that `saebench run --sae` takes.
+
+    Under torchrun (`torchrun --nproc-per-node N -m saebench train …`) the processes share the work.
+    """
     from saebench.errors import InputError
     from saebench.progress import Progress
-    from saebench.trainers.run import as_values  # pyright: ignore[reportMissingImports]
     from saebench.trainers.run import train as run_training  # pyright: ignore[reportMissingImports]
+    from saebench.trainers.settings import as_values  # pyright: ignore[reportMissingImports]
 
-    values = as_values(assignments, file) | {key: value for key, value in options.items() if value is not None}
-    for key in ("model", "site", "corpus", "out"):
-        if key not in values:
+    values = as_values(assignments, file) | {key: value for key, value in options.items() if value not in (None, ())}
+    for key in ("model", "corpus", "out", "site"):
+        if key not in values and not (key == "site" and any("site" in e for e in _entries(values))):
             raise InputError(f"no {key} given; use --{key}")
     progress = Progress()
     try:
-        run_training(recipe, values, progress)
+        saes = run_training(recipe, values, progress)
     finally:
         progress.done()
-    say(f"written to {values['out']}; score it with: saebench run --sae {values['out']}")
+    where = values["out"] if len(saes) == 1 and recipe else f"{values['out']}/*"
+    say(f"{len(saes)} SAE{'s' * (len(saes) != 1)} written to {where}; score with: saebench run --sae {where}")
     return 0
+
+
+def _entries(values: dict[str, Any]) -> list[dict[str, Any]]:
+    found = values.get("recipes")
+    return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []

@@ -103,6 +103,27 @@ class BlockStack:
         finally:
             handle.remove()
 
+    def advance(
+        self, tokens: Int[Tensor, "B L"], hidden: Float[Tensor, "B L D"], layer: int, stop: int
+    ) -> Float[Tensor, "B L D"]:
+        """Return the residual stream entering block ``stop`` when ``hidden`` enters block ``layer``; nothing else runs."""
+        seen: list[Tensor] = []
+
+        def after(_module: nn.Module, _args: Any, out: Any) -> None:
+            seen.append(out[0] if isinstance(out, tuple) else out)
+            raise _Stop
+
+        if stop == layer:
+            return hidden
+        handle = self.blocks[stop - 1].register_forward_hook(after)
+        try:
+            self.suffix(tokens, hidden, layer)
+        except _Stop:
+            pass
+        finally:
+            handle.remove()
+        return seen[0]
+
     def _forward(self, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
         return self.base(input_ids=tokens, use_cache=False).last_hidden_state
 

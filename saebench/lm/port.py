@@ -95,6 +95,21 @@ class Port:
         return Clean(tokens, start, flat[self.read.name], flat[self.write.name], end)
 
     @torch.inference_mode()
+    def acts_behind(self, tokens: Int[Tensor, "B L"], start: Float[Tensor, "B L M"]) -> Float[Tensor, "B L D"]:
+        """Return the acts at the site that is read, given the residual stream that enters block ``layer``.
+
+        Args:
+            tokens: Token ids.
+            start: As :meth:`saebench.lm.model.BlockStack.prefix` returns it for ``layer``.
+        """
+        if self._edge:
+            return start
+        seen: dict[str, Tensor] = {}
+        with _captured(self._points[self.read.name], self.read.name, seen):
+            self._stack.blocks_between(tokens, start, self.layer, _start_layer(self.read) + 1)
+        return seen[self.read.name].flatten(2)
+
+    @torch.inference_mode()
     def splice(self, clean: Clean, replacement: Float[Tensor, "B L O"], where: Bool[Tensor, "B L"]) -> Float[Tensor, "B L M"]:
         """Return the final-norm output when ``replacement`` stands at the write site wherever ``where`` is true.
 

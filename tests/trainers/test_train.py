@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from saebench.cli import main
 from saebench.errors import IncompleteError, InputError
 from saebench.sae import load_sae
-from saebench.trainers.loop import Trainer
+from saebench.trainers.loop import Loop
 from saebench.trainers.run import train
 from tests.lm.families import build
 
@@ -52,15 +52,15 @@ def test_stopped_at_any_step_and_resumed_gives_the_same_bytes(
     train(recipe, values(world, tmp_path / "whole", **RECIPES[recipe]))
     for stop in (3, 16, 39):
         out = tmp_path / f"stopped-{stop}"
-        real = Trainer._one_step
+        real = Loop._one_step
 
-        def step(self: Trainer, progress: object, stop: int = stop, real: Any = real) -> None:
+        def step(self: Loop, progress: object, stop: int = stop, real: Any = real) -> None:
             if self.step == stop:
                 raise KeyboardInterrupt
             real(self, progress)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Trainer, "_one_step", step)
+            patch.setattr(Loop, "_one_step", step)
             with pytest.raises(KeyboardInterrupt):
                 train(recipe, values(world, out, **RECIPES[recipe]))
         assert (out / "checkpoint.pt").exists()
@@ -133,7 +133,7 @@ def test_bad_input_is_one_line(world: Path, tmp_path: Path, capsys: pytest.Captu
 
 def test_a_checkpoint_of_another_run_or_text_is_refused(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_schedule", lambda self: 1.0 if self.step < 10 else (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(Loop, "_told_to_stop", lambda self, _stop: self.step >= 10)
         with pytest.raises(KeyboardInterrupt):
             train("topk", values(world, tmp_path / "x", k=3))
     with pytest.raises(InputError, match="other settings"):
@@ -143,7 +143,7 @@ def test_a_checkpoint_of_another_run_or_text_is_refused(world: Path, tmp_path: P
     np.save(tmp_path / "tokens.npy", tokens)
     other = values(world, tmp_path / "y", k=3, corpus=str(tmp_path / "tokens.npy"))
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_schedule", lambda self: 1.0 if self.step < 10 else (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(Loop, "_told_to_stop", lambda self, _stop: self.step >= 10)
         with pytest.raises(KeyboardInterrupt):
             train("topk", other)
     tokens[3, 5] = 51
