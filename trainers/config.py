@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
@@ -28,6 +28,8 @@ class RecipeSettings(BaseModel):
     """Largest norm of the whole gradient."""
     ema: float = 0.0
     """Decay of a running mean of the weights, which is then what is saved; 0 saves the last weights."""
+    norm: Literal["none", "layer_norm", "root_width", "unit"] | None = None
+    """How acts are normalised (:func:`saebench.trainers.norm.fit`); the recipe's own way if ``None``."""
     orthogonality: float = 0.0
     """Coefficient of the mean |cos| between different decoder rows (L. Smith, comments, 2024), over ``orthogonality_rows`` of
     them drawn anew at each step."""

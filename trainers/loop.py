@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from saebench.data import Corpus
@@ -23,6 +22,7 @@ from saebench.progress import Progress, SilentProgress
 from saebench.provenance import machine, source_commit, versions
 from saebench.registry import METRICS
 from saebench.sae import SAE, save_native
+from saebench.sae.export import export_notes, export_sae
 from saebench.stream import Pass, PassResult
 
 from .acts.buffer import ShuffleBuffer
@@ -118,7 +118,7 @@ class Loop:
                         raise KeyboardInterrupt
                     self._one_step(progress)
                     progress.advance(1)
-            return self._finish()
+            return self._finish(progress)
         except KeyboardInterrupt:
             self._check()
             if self._going():
@@ -198,7 +198,7 @@ class Loop:
         seat.journal.extend({f"held_out_{name}": value for name in _SCORES if (value := scores[name]) is not None})
         return result
 
-    def _finish(self) -> list[SAE]:
+    def _finish(self, progress: SilentProgress) -> list[SAE]:
         self._check()
         saes = []
         for seat in self._going():
@@ -206,7 +206,7 @@ class Loop:
             sae = seat.trainee.sae()
             saes.append(sae)
             if self.ranks.first:
-                self._write(seat, sae, result)
+                self._write(seat, sae, result, progress)
         self.ranks.wait()
         broken = [f"{seat.trainee.config.out.name}: {seat.broken}" for seat in self._seats if seat.broken is not None]
         if broken:
@@ -216,14 +216,14 @@ class Loop:
         checkpoint_file(self.folder, self.ranks).unlink(missing_ok=True)
         return saes
 
-    def _write(self, seat: _Seat, sae: SAE, result: PassResult) -> None:
+    def _write(self, seat: _Seat, sae: SAE, result: PassResult, progress: SilentProgress) -> None:
         config = seat.trainee.config
         series = [s for part in result.results for s in part.series if s.name == "log10_density_histogram"]
         write_report(config.out, seat.journal.rows, series[0] if series else None)
-        from saebench.sae.export import export_sae
-
         for to in config.export:
-            export_sae(sae, config.out / to, to)
+            progress.note(f"{to}: {export_sae(sae, config.out / to, to)}")
+            for note in export_notes(sae, to):
+                progress.note(f"{to}: {note}")
         save_native(sae, config.out, training=self._provenance(seat))
 
     def _provenance(self, seat: _Seat) -> dict[str, Any]:

@@ -92,7 +92,7 @@ class Ranks:
         """Return the sum of what the slices of the latents give; its gradient goes to each of them."""
         return _SumForward.apply(part) if self.split_latents else part  # pyright: ignore[reportReturnType]
 
-    def share(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def share(self, x: Float[Tensor, ...]) -> Float[Tensor, ...]:
         """Return ``x``, which is the same on all slices of the latents; its gradient is summed over them."""
         return _SumBackward.apply(x) if self.split_latents else x  # pyright: ignore[reportReturnType]
 
@@ -110,13 +110,14 @@ class Ranks:
         kept = torch.zeros_like(everyone, dtype=torch.bool).scatter_(1, best, True)
         return kept[:, self.rank * own : (self.rank + 1) * own]
 
-    def cut(self, values: Float[Tensor, " Z"], n: int) -> Float[Tensor, ""]:
-        """Return the ``n``-th largest of all ranks' values (the smallest one if there are fewer)."""
+    def kept(self, values: Float[Tensor, " Z"], n: int) -> Bool[Tensor, " Z"]:
+        """Return which of this rank's at most ``n`` values are among the ``n`` largest over all slices of the batch."""
         padded = values.new_full((n,), -torch.inf)
         padded[: len(values)] = values
-        best = self.gather(padded).reshape(-1).topk(n).values
-        finite = torch.where(best.isfinite(), best, torch.inf)
-        return finite.min()
+        best = self.gather(padded).reshape(-1).topk(n, sorted=False).indices
+        kept = torch.zeros(n * self.world, dtype=torch.bool, device=values.device)
+        kept[best] = True
+        return kept[self.rank * n : self.rank * n + len(values)]
 
     def gather(self, value: Tensor) -> Tensor:
         """Return every rank's ``value`` stacked on a new first axis."""

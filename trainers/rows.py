@@ -43,7 +43,8 @@ def unit_rows_(w: Float[Tensor, "S D"]) -> None:
 def drop_parallel_(w: nn.Parameter) -> None:
     """Take from the gradient of unit rows the part along the rows, in place."""
     if w.grad is not None:
-        w.grad.sub_((w.grad * w).sum(1, keepdim=True) * w)
+        along = torch.linalg.vecdot(w.grad, w)[:, None]
+        torch.addcmul(w.grad, along, w, value=-1, out=w.grad)
 
 
 def random_unit_rows(s: int, d: int, generator: torch.Generator) -> Float[Tensor, "S D"]:

@@ -23,7 +23,7 @@ from .checkpoint import checkpoint_file
 from .config import TrainConfig
 from .loop import Loop
 from .ranks import Ranks
-from .settings import Run, runs_of
+from .settings import runs_of
 
 _SAMPLE = 32_768
 """Acts from which data-dependent starting values are taken (Gao et al. 2024, code)."""

@@ -95,7 +95,9 @@ def runs_of(recipe: str | None, values: dict[str, Any]) -> list[Run]:
 
 def _name(point: dict[str, Any], varied: list[str]) -> str:
     parts = [str(point["recipe"])]
-    parts += [str(point[k]) if k == "site" else f"{k}-{point[k]}" for k in varied if k in point and k != "recipe"]
+    parts += [
+        str(point[k]) if k == "site" else f"{k}-{point[k]}".replace("+", "") for k in varied if k in point and k != "recipe"
+    ]
     return slug("_".join(parts))
 
 

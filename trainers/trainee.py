@@ -15,10 +15,11 @@ from torch import Tensor
 
 from saebench.errors import InputError
 from saebench.sae import SAE, SAEConfig
+from saebench.sae.export import check_export
 
 from .norm import fit
 from .ranks import Ranks
-from .recipe import Losses, Recipe, Start
+from .recipe import Losses, Start
 from .settings import Run
 
 
@@ -50,7 +51,9 @@ class Trainee:
         self.noise = torch.Generator().manual_seed(run.config.seed + 1_000_003)
         given = run.recipe.given_norm(run.settings)
         centred = run.config.residual == "centred"
-        self.norm = given if given is not None else fit(run.recipe.norm_kind(run.settings), sample, centred=centred)
+        self.norm = (
+            given if given is not None else fit(run.settings.norm or run.recipe.norm_kind(run.settings), sample, centred=centred)
+        )
         start = Start(
             sample=self.norm(sample), generator=self.noise, steps=run.config.steps, batch_size=run.config.batch_size, ranks=ranks
         )
@@ -59,13 +62,21 @@ class Trainee:
         parameters = list(self.recipe.parameters())
         if not parameters:
             raise InputError(f"{run.config.recipe} has nothing to train with these settings")
-        self.optimizer = torch.optim.Adam(
-            parameters, lr=s.lr, betas=(s.adam_beta1, s.adam_beta2), eps=s.adam_eps, fused=True
-        )
+        self.optimizer = torch.optim.Adam(parameters, lr=s.lr, betas=(s.adam_beta1, s.adam_beta2), eps=s.adam_eps, fused=True)
         self.since_fired = torch.zeros(self.recipe.d_own, dtype=torch.long, device=device)
         self._ema = {k: torch.zeros_like(v) for k, v in self.recipe.named_parameters()} if s.ema else {}
         self._losses = torch.compile(self.recipe.losses) if run.config.compile else self.recipe.losses
         self.step = 0
+        for to in run.config.export:
+            self._check_export(to)
+
+    def _check_export(self, to: str) -> None:
+        try:
+            check_export(self.sae_config(), to)
+        except InputError as error:
+            per_token = self.norm.kind not in ("none", "constant_scale")
+            hint = "; or train with --set norm=root_width, which can be folded into the weights" if per_token else ""
+            raise InputError(f"{error}{hint}") from None
 
     def learn(self, acts: Float[Tensor, "B D"]) -> Step:
         """Do one step on this process's part of a batch; waits for nothing on the device."""
@@ -75,14 +86,16 @@ class Trainee:
         self.optimizer.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=acts.device)
         fired = torch.zeros_like(self.since_fired, dtype=torch.bool)
+        x, found = acts, None
         for part in acts.chunk(config.accumulate):
             x = self.norm(part)
             with torch.autocast(x.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-                found: Losses = self._losses(x, self.since_fired, self.step)
+                found = self._losses(x, self.since_fired, self.step)
             total = found.total + self._orthogonality()
             (total / config.accumulate).backward()
             loss += total.detach() / config.accumulate
             fired |= found.fired
+        assert found is not None
         self.ranks.mean_gradients(self.recipe)
         self.recipe.after_backward()
         if self.settings.grad_clip:
@@ -127,7 +140,9 @@ class Trainee:
                 own, common = (own + square, common) if name in sharded else (own, common + square)
                 grads.append(parameter.grad)
         norm = (self.ranks.total(own) + common).sqrt()
-        torch._foreach_mul_(grads, (most / (norm + 1e-6)).clamp_max(1.0))
+        factor = (most / (norm + 1e-6)).clamp_max(1.0)
+        for grad in grads:
+            grad.mul_(factor)
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -175,15 +190,17 @@ class Trainee:
     def sae(self) -> SAE:
         """Return the SAE as it stands, for inference: the averaged weights where there are any. All ranks must ask."""
         with self._averaged(), torch.no_grad():
-            weights = self.recipe.weights()
+            return SAE(self.sae_config(), self.recipe.weights())
+
+    def sae_config(self) -> SAEConfig:
+        """Return what the SAE is."""
         recipe, config = self.recipe, self.config
-        sae_config = SAEConfig(
+        return SAEConfig(
             d_in=recipe.d_in, d_out=recipe.d_in, d_sae=recipe.d_sae, normalisation=self.norm.kind, norm_scale=self.norm.scale,
             residual="centred" if self.norm.centred else "raw", architecture=recipe.architecture, name=config.out.name,
             site=config.site, model_id=config.model, context_length=config.context_length, prepend_bos=True,
             **recipe.sae_fields(),
         )  # fmt: skip
-        return SAE(sae_config, weights)
 
     def state(self) -> dict[str, Any]:
         """Return what :meth:`restore` needs."""
@@ -205,4 +222,3 @@ class Trainee:
         self.since_fired = state["since_fired"].to(device)
         self._ema = {name: value.to(device) for name, value in state["ema"].items()}
         self.noise.set_state(state["noise"])
-

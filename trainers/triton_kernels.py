@@ -1,22 +1,24 @@
 """The sparse products of :mod:`saebench.trainers.sparse` as Triton kernels, for CUDA.
 
-Each program handles one active row (or one latent) and all of ``D`` in blocks. The transposed product goes latent by latent
-over entries sorted by latent, so that sums are made in a fixed order, without atomics: the same input gives the same bits.
+Each program handles one row and all of ``D`` in blocks. The transposed product is a gathered sum over entries sorted by latent, so
+that sums are made in a fixed order, without atomics: the same input gives the same bits.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 from typing import Any
 
 import torch
 from torch import Tensor
 
-try:
-    import triton
-    import triton.language as tl
-except ImportError:  # Triton comes with torch's CUDA builds only
-    triton = tl = None
+triton: Any = None
+tl: Any = None
+with contextlib.suppress(ImportError):  # Triton comes with torch's CUDA builds only
+    triton = importlib.import_module("triton")
+    tl = importlib.import_module("triton.language")
 
 _BLOCK = 128
 _kernels: dict[str, Any] = {}
@@ -41,15 +43,6 @@ def gathered_dots(indices: Tensor, offsets: Tensor, g: Tensor, w: Tensor) -> Ten
     return out
 
 
-def transposed_product(values: Tensor, indices: Tensor, offsets: Tensor, dense: Tensor, rows: int) -> Tensor:
-    """Return Gᵀ @ dense ``[S, D]``, G the sparse matrix of the entries."""
-    counts = offsets.diff()
-    row = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts, output_size=len(indices))
-    order = indices.argsort(stable=True)
-    bounds = torch.searchsorted(indices[order], torch.arange(rows + 1, device=indices.device))
-    return gathered_sum(values[order], row[order], bounds, dense)
-
-
 def _blocks(w: Tensor) -> int:
     return -(-w.shape[1] // _BLOCK)
 
@@ -61,10 +54,8 @@ def _kernel(name: str) -> Any:
 
 
 def _compile() -> dict[str, Any]:
-    assert triton is not None and tl is not None
-
     @triton.jit
-    def sum_kernel(values, indices, offsets, w, out, d, BLOCK: tl.constexpr):  # noqa: ANN001, ANN202
+    def sum_kernel(values, indices, offsets, w, out, d, BLOCK: tl.constexpr):
         row = tl.program_id(0).to(tl.int64)
         column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
         inside = column < d
@@ -75,7 +66,7 @@ def _compile() -> dict[str, Any]:
         tl.store(out + row * d + column, total, mask=inside)
 
     @triton.jit
-    def dots_kernel(indices, offsets, g, w, out, d, BLOCK: tl.constexpr):  # noqa: ANN001, ANN202
+    def dots_kernel(indices, offsets, g, w, out, d, BLOCK: tl.constexpr):
         row = tl.program_id(0).to(tl.int64)
         for entry in range(tl.load(offsets + row), tl.load(offsets + row + 1)):
             at = tl.load(indices + entry).to(tl.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ def train(recipe: str | None, file: Path | None, assignments: tuple[str, ...], *
         saes = run_training(recipe, values, progress)
     finally:
         progress.done()
+    if os.environ.get("RANK", "0") != "0":
+        return 0  # under torchrun one process speaks
     where = values["out"] if len(saes) == 1 and recipe else f"{values['out']}/*"
     say(f"{len(saes)} SAE{'s' * (len(saes) != 1)} written to {where}; score with: saebench run --sae {where}")
     return 0

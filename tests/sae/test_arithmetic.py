@@ -192,3 +192,24 @@ def test_sites() -> None:
         Site.parse("blocks.3.hook_resid_prre")
     with pytest.raises(InputError, match="Known in each block"):
         Site.parse("transformer.h.3")
+
+
+@pytest.mark.parametrize("normalisation", ["constant_scale", "unit_norm", "layer_norm"])
+@pytest.mark.parametrize("out", [D, OUT])
+def test_a_transcoder_writes_in_a_space_of_its_own(normalisation: str, out: int) -> None:
+    """What normalised the input is not undone at the output: scale and mean belong to other acts."""
+    config = SAEConfig(
+        activation="relu", d_in=D, d_out=out, d_sae=S, normalisation=normalisation, norm_scale=0.37,
+        site="blocks.1.mlp.hook_in", site_out="blocks.1.mlp.hook_out",
+    )  # fmt: skip
+    x, w = acts(), weights(out)
+    deviation = (x - x.mean(1, keepdim=True)).std(1, keepdim=True)
+    inner = {
+        "constant_scale": 0.37 * x,
+        "unit_norm": x * D**0.5 / x.norm(dim=1, keepdim=True),
+        "layer_norm": (x - x.mean(1, keepdim=True)) / (deviation + 1e-5),
+    }[normalisation]
+    expected = (inner @ w.W_enc + w.b_enc).relu() @ w.W_dec + w.b_dec
+    sae = SAE(config, w)
+    torch.testing.assert_close(sae.reconstruct(x), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(sae.decode(sae.encode(x), x), expected, rtol=1e-4, atol=1e-4)

@@ -167,7 +167,7 @@ def test_sparsify_takes_the_width_from_the_tensor_and_the_site_from_the_folder(t
     assert load_sae(sparsify_folder(tmp_path / "h.3.mlp", {})).config.site == "blocks.3.hook_mlp_out"
     assert load_sae(sparsify_folder(tmp_path / "layers.3.self_attn", {})).config.site == "blocks.3.hook_attn_out"
     transcoder = load_sae(sparsify_folder(tmp_path / "layers.1.mlp", {"transcode": True}))
-    assert (transcoder.config.site, transcoder.config.site_out) == ("blocks.1.ln2.hook_normalized", "blocks.1.hook_mlp_out")
+    assert (transcoder.config.site, transcoder.config.site_out) == ("blocks.1.mlp.hook_in", "blocks.1.mlp.hook_out")
     t = tensors()
     expected = ((acts() - t["b_dec"]) @ t["W_enc"] + t["b_enc"]).topk(4, 1).values.relu().sum(1)
     torch.testing.assert_close(sae.encode(acts()).l1().float(), expected, rtol=1e-5, atol=1e-5)

@@ -107,9 +107,7 @@ def test_what_is_saved_is_the_function_that_was_trained(name: str, settings: dic
     settings = _WIDE | settings
     recipe, _ = trained(name, 60, **settings)
     norm = started(name, 60, **settings)[2]
-    config = SAEConfig(
-        d_in=D, d_out=D, d_sae=64, normalisation=norm.kind, norm_scale=norm.scale, **recipe.sae_fields()
-    )
+    config = SAEConfig(d_in=D, d_out=D, d_sae=64, normalisation=norm.kind, norm_scale=norm.scale, **recipe.sae_fields())
     x = planted(300, torch.Generator().manual_seed(5), atoms())
     trained_recon = recipe.losses(norm(x), torch.zeros(64, dtype=torch.long), 59).recon
     saved = norm(SAE(config, recipe.weights()).reconstruct(x)) if norm.kind != "layer_norm" else None

@@ -17,27 +17,7 @@ from saebench.errors import IncompleteError, InputError
 from saebench.sae import load_sae
 from saebench.trainers.loop import Loop
 from saebench.trainers.run import train
-from tests.lm.families import build
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model and 60 contexts of 16 tokens."""
-    folder = tmp_path_factory.mktemp("training")
-    build("llama", str(folder / "model"))
-    tokens = np.random.default_rng(0).integers(4, 90, (60, 16))
-    tokens[:, 0] = 1
-    np.save(folder / "tokens.npy", tokens)
-    return folder
-
-
-def values(world: Path, out: Path, **more: Any) -> dict[str, Any]:
-    return {
-        "model": str(world / "model"), "site": "blocks.1.hook_resid_pre", "corpus": str(world / "tokens.npy"), "out": out,
-        "tokens": 64 * 40, "batch_size": 64, "context_length": 16, "buffer_tokens": 300, "log_every": 5, "eval_contexts": 8,
-        "checkpoint_every": 7, "d_sae": 32, "device": "cpu", **more,
-    }  # fmt: skip
-
+from tests.trainers.world import values
 
 RECIPES = {
     "topk": {"k": 3, "lr": 1e-3, "ema": 0.9, "dead_after_tokens": 400},

@@ -62,7 +62,7 @@ class BatchTopK(TopK):
 
     def _best(self, inner: Tensor, k: int) -> Active:
         n = k * len(inner) * (self.ranks.world if self.ranks.split_data else 1)
-        active = batch_topk_encode(inner, self.w_enc, self.b_enc, n, cut=self.ranks.cut if self.ranks.split_data else None)
+        active = batch_topk_encode(inner, self.w_enc, self.b_enc, n, kept=self.ranks.kept if self.ranks.split_data else None)
         self._follow(active.values.detach())
         return active
 
@@ -84,7 +84,7 @@ class BatchTopK(TopK):
 
     def sae_fields(self) -> dict[str, Any]:
         """Return the activation."""
-        return {"activation": "jumprelu"}
+        return {"activation": "jumprelu", "k": self.settings.k}
 
     def weights(self) -> SAEWeights:
         """Return encoder, decoder, biases and threshold."""

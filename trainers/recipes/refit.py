@@ -61,7 +61,9 @@ class Refit(Recipe):
         if settings.d_sae not in (0, self.d_sae):
             raise InputError(f"d_sae={settings.d_sae}, but {settings.sae} has {self.d_sae} latents; leave d_sae out")
         if sae.config.d_in != self.d_in:
-            raise InputError(f"{settings.sae} reads acts of width {sae.config.d_in}, the site has {self.d_in}; give its own --site")
+            raise InputError(
+                f"{settings.sae} reads acts of width {sae.config.d_in}, the site has {self.d_in}; give its own --site"
+            )
         self._original = sae.config
         self._frozen = SAE(
             sae.with_config(normalisation="none", norm_scale=None, residual="raw").config, sae.to(dtype=torch.float32).weights

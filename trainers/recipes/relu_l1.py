@@ -16,8 +16,8 @@ from saebench.sae import SAEWeights
 
 from ..config import RecipeSettings
 from ..recipe import Losses, Recipe, Start
-from ..rows import drop_parallel_, geometric_median, random_unit_rows, unit_rows_
 from ..resample import resample
+from ..rows import drop_parallel_, geometric_median, random_unit_rows, unit_rows_
 
 
 class ReluL1Settings(RecipeSettings):

@@ -15,11 +15,11 @@ from saebench.errors import InputError
 from saebench.registry import RECIPES
 from saebench.sae import SAEWeights
 
+from ..auxk import AuxK
 from ..config import RecipeSettings
 from ..recipe import Losses, Recipe, Start
 from ..rows import drop_parallel_, fired_in, geometric_median, unit_rows_
 from ..sparse import Active, from_rows, sparse_decode, topk_encode
-from ..auxk import AuxK
 
 
 class TopKSettings(RecipeSettings):
