@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import tempfile
 import time
@@ -56,7 +57,7 @@ def pipeline(args: argparse.Namespace) -> list[float]:
             train("topk", values)
         except KeyboardInterrupt:
             pass
-    return [b - a for a, b in zip(marks[1:], marks[2:], strict=False)]
+    return [b - a for a, b in itertools.pairwise(marks[1:])]
 
 
 def main() -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from jaxtyping import Bool, Int
+from torch import Tensor
 
 from saebench.config import make_config
 from saebench.data import Corpus, build_corpus
@@ -16,12 +19,11 @@ from saebench.record import Record, Score
 from saebench.run import corpus_spec, run
 from saebench.sae import SAE, load_sae
 from saebench.store import iter_records, read_record
-from saebench.stream import check_widths
+from saebench.stream import centring, check_widths
 from saebench.tasklist import load_task
 
 if TYPE_CHECKING:
     import pandas as pd
-    from torch import Tensor
 
 __all__ = ["Session", "evaluate", "load_model", "load_sae", "load_session", "read_results"]
 
@@ -32,14 +34,24 @@ class Session:
 
     model: LanguageModel
     sae: SAE
+    """Takes the model's own acts and gives recons among them, as ``run`` scores them: where the SAE knows the centred
+    stream, it takes the mean over dimensions off itself and puts it back."""
     port: Port
     """The SAE's site on the model: ``port.clean(tokens)`` reads acts, ``port.splice(…)`` puts a replacement in."""
     corpus: Corpus
+    splice_bos: bool = False
 
-    def batches(self, batch_size: int = 8) -> Iterator[Tensor]:
-        """Yield token ids ``[batch_size, L]`` on the model's device; the last batch may be smaller."""
+    def batches(self, batch_size: int = 8) -> Iterator[Int[Tensor, "B L"]]:
+        """Yield token ids on the model's device; the last batch may be smaller."""
         for start in range(0, len(self.corpus.tokens), batch_size):
             yield self.corpus.tokens[start : start + batch_size].to(self.model.device)
+
+    def replaced(self, batch_size: int = 8) -> Iterator[Bool[Tensor, "B L"]]:
+        """Yield, for each batch, the positions where ``run`` puts the recon: no padding, and no BOS unless ``splice_bos``."""
+        where = self.corpus.valid.clone()
+        where[:, 0] &= self.splice_bos
+        for start in range(0, len(where), batch_size):
+            yield where[start : start + batch_size].to(self.model.device)
 
 
 def load_session(
@@ -54,6 +66,10 @@ def load_session(
     limit: int | None = None,
     context_length: int | None = None,
     data_dir: Path | None = None,
+    format: str | None = None,
+    residual: Literal["raw", "centred"] | None = None,
+    trained_context: int | None = None,
+    splice_bos: bool = False,
 ) -> Session:
     """Load an SAE, the model it belongs to and tokens to look at it with.
 
@@ -65,18 +81,23 @@ def load_session(
         device: ``auto``, ``cpu``, ``cuda``.
         dtype: Of the model; float32 if ``None``.
         seed: Chooses the tokens.
-        limit: Number of contexts at most.
+        limit: Number of contexts; the core task's own if ``None``.
         context_length: Tokens per context.
         data_dir: Folder with a local mirror of hub data sets.
+        format: File format of the SAE, if it is not recognised.
+        residual: Residual stream that the SAE expects, where its files are wrong or silent.
+        trained_context: Context length it was trained at, where its files do not say.
+        splice_bos: Whether position 0 is replaced as well.
 
     Raises:
         InputError: A file or name is wrong, or the SAE does not fit the model.
     """
     config = make_config(
         saes=(str(sae_path),), model=model, site=site, corpus=corpus, device=device, dtype=dtype, seeds=(seed,),
-        limit=limit, context_length=context_length, data_dir=data_dir,
+        limit=limit, context_length=context_length, data_dir=data_dir, format=format, residual=residual,
+        trained_context=trained_context, splice_bos=splice_bos,
     )  # fmt: skip
-    sae = load_sae(sae_path, site=site, model_id=model)
+    sae = load_sae(sae_path, format=format, site=site, model_id=model, residual=residual, context_length=trained_context)
     name = model or sae.config.model_id
     if not name or not sae.config.site:
         raise InputError(f"{sae_path} does not say its model and site; give model=… and site=…")
@@ -87,7 +108,8 @@ def load_session(
         corpus_spec(config, load_task("core")), lm.tokenizer, seed=seed, max_context=lm.n_ctx, limit=limit,
         data_dir=data_dir, vocab_size=lm.d_vocab,
     )  # fmt: skip
-    return Session(model=lm, sae=sae.to(device=lm.device), port=port, corpus=tokens)
+    sae = sae.to(device=lm.device).that_centres(centring(port, sae.config)[0])
+    return Session(model=lm, sae=sae, port=port, corpus=tokens, splice_bos=splice_bos)
 
 
 def evaluate(saes: Sequence[str | Path], tasks: Sequence[str] = ("core",), **options: Any) -> list[Record]:

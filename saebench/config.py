@@ -24,6 +24,7 @@ class RunConfig(BaseModel):
     suite: Literal["quick", "standard", "full"] | None = None
     """Named set of tasks; ``full`` if neither suite nor tasks are given."""
     tasks: tuple[str, ...] = ()
+    """Names, or paths of YAML files."""
     seeds: tuple[int, ...] = (0,)
     """Evaluation seeds: they choose the tokens."""
     out: Path = Path("results")
@@ -35,7 +36,7 @@ class RunConfig(BaseModel):
     data_dir: Path | None = None
     """Folder with a local mirror of hub data sets."""
     limit: int | None = None
-    """Number of contexts at most."""
+    """Number of contexts, in place of the task's own; fewer where the corpus holds no more."""
     context_length: int | None = None
     batch_size: int | None = None
     """Contexts that go through the model at once; moves no score."""

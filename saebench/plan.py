@@ -10,9 +10,9 @@ from typing import Any
 
 from saebench.config import RunConfig
 from saebench.errors import InputError, RecordError
-from saebench.record import Record
+from saebench.resume import corpus_identity, same_name, same_settings, table_missing
 from saebench.sae import SAE, SAEConfig, load_sae
-from saebench.store import read_record, record_path, sha256_file
+from saebench.store import read_record, record_path
 from saebench.tasklist import TaskSpec, load_suite, load_task
 
 
@@ -83,32 +83,34 @@ class Plan:
 
 def tasks_of(config: RunConfig) -> tuple[list[TaskSpec], int | None]:
     """Return the tasks asked for and the limit on contexts that the suite brings."""
-    if config.tasks:
-        limit = load_suite(config.suite).limit if config.suite else None
-        return [load_task(name) for name in dict.fromkeys(config.tasks)], limit
-    suite = load_suite(config.suite or "full")
-    return [load_task(name) for name in suite.tasks], suite.limit
+    if not config.tasks:
+        suite = load_suite(config.suite or "full")
+        return [load_task(name) for name in suite.tasks], suite.limit
+    tasks = [load_task(name) for name in dict.fromkeys(config.tasks)]
+    names = [task.name for task in tasks]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"two files define the task {twice!r}; rename one of them, or give one")
+    return tasks, load_suite(config.suite).limit if config.suite else None
 
 
 def settings_of(config: RunConfig, task: TaskSpec, sae: SAEConfig, limit: int | None) -> dict[str, Any]:
     """Return the options that move a number; a finished record counts only if its own are the same."""
     source = config.corpus or task.corpus.source
+    name, digest = corpus_identity(source, task, own=config.corpus is None, data_dir=config.data_dir)
+    model = config.model or sae.model_id
     return {
-        "model": config.model or sae.model_id,
-        "corpus": Path(source).name if Path(source).is_file() else source,
-        "corpus_file_sha256": _file_hash(Path(source), Path(source).stat().st_mtime_ns) if Path(source).is_file() else None,
+        "model": model and same_name(model),
+        "corpus": name,
+        "corpus_file_sha256": digest,
         "limit": config.limit or limit,
         "context_length": config.context_length,
         "splice_bos": config.splice_bos,
         "residual": sae.residual,
         "trained_context": sae.context_length,
         "dtype": config.dtype or "float32",
+        "metrics": list(task.metrics),
     }
-
-
-@functools.lru_cache
-def _file_hash(path: Path, _changed: int) -> str:
-    return sha256_file(path)  # once for all SAEs and seeds, as long as the file is the same
 
 
 def make_plan(config: RunConfig) -> Plan:
@@ -130,7 +132,7 @@ def make_plan(config: RunConfig) -> Plan:
             raise InputError(f"{path} does not say which model it was trained on; give --model")
         if not c.site:
             raise InputError(f"{path} does not say at which site it was trained; give --site, e.g. blocks.3.hook_resid_pre")
-        key = (model, c.site, c.site_out or c.site)
+        key = (same_name(model), c.site, c.site_out or c.site)
         group = groups.setdefault(key, Group(model=key[0], site=key[1], site_out=key[2]))
         for task in tasks:
             for seed in config.seeds:
@@ -174,18 +176,10 @@ def _item(config: RunConfig, group: Group, sae: PlannedSAE, task: TaskSpec, seed
         except RecordError as error:
             note = f"{error}; it is run again"
         else:
-            _same_settings(path, record, settings)
-            done = True
+            same_settings(path, record, settings)
+            note = table_missing(path, record)
+            done = note is None
     return Item(sae=sae, task=task, seed=seed, path=path, done=done, note=note)
-
-
-def _same_settings(path: Path, record: Record, wanted: dict[str, Any]) -> None:
-    for key, value in wanted.items():
-        had = record.settings.get(key)
-        if had != value:
-            raise InputError(
-                f"{path} was made with {key}={had}, now it is {value}; use --force to replace it or another --out to keep both"
-            )
 
 
 def that_fit(items: Sequence[Item], budget: int) -> list[list[Item]]:

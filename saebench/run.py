@@ -15,17 +15,17 @@ import torch
 
 from saebench.config import RunConfig
 from saebench.data import Corpus, CorpusSpec, build_corpus
-from saebench.errors import SaebenchError, first_line
+from saebench.errors import InputError, SaebenchError, first_line
 from saebench.lm.model import LanguageModel, load_model
 from saebench.lm.port import Port
-from saebench.metrics.base import Metric, MetricResult
+from saebench.metrics.base import Metric, MetricResult, finite_or_none
 from saebench.plan import Group, Item, Plan, PlannedSAE, make_plan, pending, settings_of, tasks_of, that_fit
 from saebench.progress import Progress, SilentProgress
 from saebench.provenance import machine, peak_memory_bytes, source_commit, versions
 from saebench.record import DataInfo, ModelInfo, Record, SaeInfo, Table, TaskInfo
 from saebench.registry import METRICS
 from saebench.store import check_writable, write_atomic, write_record
-from saebench.stream import Pass, PassResult, check_widths, is_centred
+from saebench.stream import Pass, PassResult, centring, check_widths
 from saebench.tasklist import TaskSpec
 
 
@@ -60,6 +60,8 @@ def run(config: RunConfig, progress: Progress | SilentProgress | None = None) ->
         InputError: Something in ``config`` or the files it names is wrong, found before anything was computed.
     """
     progress = progress or SilentProgress()
+    for task in tasks_of(config)[0]:
+        _check_metrics(task)
     plan = make_plan(config)
     report = RunReport(plan=plan.rows())
     for item in plan.items:
@@ -81,6 +83,17 @@ def run(config: RunConfig, progress: Progress | SilentProgress | None = None) ->
     return report
 
 
+def _check_metrics(task: TaskSpec) -> None:
+    """Raise ``InputError`` for a metric that does not exist, or for two that give scores of one name."""
+    owner: dict[str, str] = {}
+    for name in task.metrics:
+        for spec in METRICS.get(name).specs:
+            if owner.setdefault(spec.name, name) != name:
+                raise InputError(
+                    f"task {task.name!r}: {owner[spec.name]} and {name} both give {spec.name}; leave one of them out"
+                )
+
+
 def _run_model(
     config: RunConfig, model_id: str, groups: list[Group], plan: Plan, report: RunReport, progress: Progress | SilentProgress
 ) -> None:
@@ -94,7 +107,7 @@ def _run_model(
             check_widths(port, [item.sae.config for item in group.items])
             for items in pending(group.items).values():
                 corpus = _corpus(config, items[0], model)
-                for warning in corpus.warnings:
+                for warning in (*corpus.warnings, *_too_few(config, corpus)):
                     progress.note(warning)
                 jobs += [(port, some, corpus) for some in that_fit(items, _sae_budget(model.device))]
     except SaebenchError as error:
@@ -108,10 +121,12 @@ def _run_model(
         except Exception as error:  # the one place that catches: what fails is named, the rest goes on
             if os.environ.get("SAEBENCH_DEBUG"):
                 traceback.print_exc()
-            what = str(error) if isinstance(error, SaebenchError) else f"{type(error).__name__}: {first_line(error)}"
-            report.failures += [
-                f"{i.sae.config.name} × {i.task.name} × seed {i.seed}: {what}" for i in items if i.path not in report.records
-            ]
+            report.failures += [_failure(item, error) for item in items]
+
+
+def _failure(item: Item, error: Exception) -> str:
+    what = str(error) if isinstance(error, SaebenchError) else f"{type(error).__name__}: {first_line(error)}"
+    return f"{item.sae.config.name} × {item.task.name} × seed {item.seed}: {what}"
 
 
 def _run_job(
@@ -136,15 +151,18 @@ def _run_job(
         "saes_in_pass": float(len(items)),
         "peak_memory_bytes": float(peak_memory_bytes(str(model.device))),
     }
-    lost: Exception | None = None
     for item, result in zip(items, results, strict=True):
         try:
-            _write(config, model, port, item, corpus, result, timing)
+            failed = _write(config, model, port, item, corpus, result, timing)
             report.records.append(item.path)
         except Exception as error:  # what else this pass has found must still be written
-            lost = lost or error
-    if lost is not None:
-        raise lost
+            if os.environ.get("SAEBENCH_DEBUG"):
+                traceback.print_exc()
+            report.failures.append(_failure(item, error))
+            continue
+        if failed:
+            more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
+            progress.note(f"{item.sae.config.name}: {', '.join(failed[:3])}{more} could not be computed; the record says why")
 
 
 def _sae_budget(device: torch.device) -> int:
@@ -160,7 +178,8 @@ def _write(
     corpus: Corpus,
     result: PassResult,
     timing: dict[str, float],
-) -> None:
+) -> list[str]:
+    """Write one record and return the names of the scores that failed."""
     _, limit = tasks_of(config)
     record = Record(
         sae=sae_info(item.sae, port),
@@ -169,7 +188,7 @@ def _write(
         seed=item.seed,
         scores=[score for r in result.results for score in r.scores],
         series=[series for r in result.results for series in r.series],
-        raw={key: value for r in result.results for key, value in r.raw.items()},
+        raw={key: finite_or_none(value) for r in result.results for key, value in r.raw.items()},
         data=DataInfo(
             corpus=corpus.name,
             revision=corpus.revision,
@@ -180,12 +199,13 @@ def _write(
             rule=corpus.rule,
         ),
         settings=settings_of(config, item.task, item.sae.config, limit)
-        | {"bos": _bos_rule(config), "residual_used": "centred" if is_centred(port, item.sae.config) else "raw"},
+        | {"bos": _bos_rule(config), "residual_used": "centred" if any(centring(port, item.sae.config)) else "raw"},
         environment={"versions": versions(), **source_commit(), **machine(str(model.device)), "dtype": str(model.dtype)},
         timing=dict(timing),
         tables=_write_tables(item, result.results),
     )
     write_record(item.path, record)
+    return [score.name for score in record.scores if score.status == "failed"]
 
 
 def _bos_rule(config: RunConfig) -> str:
@@ -251,22 +271,29 @@ def _corpus(config: RunConfig, item: Item, model: LanguageModel) -> Corpus:
         model.tokenizer,
         seed=item.seed,
         max_context=model.n_ctx,
-        limit=config.limit or limit,
+        limit=None if config.limit else limit,
         data_dir=config.data_dir,
         vocab_size=model.d_vocab,
     )
 
 
+def _too_few(config: RunConfig, corpus: Corpus) -> list[str]:
+    if config.limit is None or len(corpus.tokens) >= config.limit:
+        return []
+    return [f"{corpus.name} gives only {len(corpus.tokens)} contexts of the {config.limit} that --limit asks for"]
+
+
 def corpus_spec(config: RunConfig, task: TaskSpec) -> CorpusSpec:
-    """Return the task's corpus, or the one that ``--corpus`` puts in its place."""
+    """Return the task's corpus, or the one that ``--corpus`` puts in its place; ``--limit`` is the number of its contexts."""
     own = task.corpus
+    length = config.context_length or own.context_length
     if config.corpus is None:
-        own = own.model_copy(update={"context_length": config.context_length or own.context_length})
-        return CorpusSpec(**dict(own))
+        changes = {"context_length": length, "n_contexts": config.limit or own.n_contexts}
+        return CorpusSpec(**dict(own.model_copy(update=changes)))
     return CorpusSpec(
         source=config.corpus,
-        context_length=config.context_length or own.context_length,
-        n_contexts=own.n_contexts if not _is_tokens(config.corpus) else None,
+        context_length=length,
+        n_contexts=config.limit or (None if _is_tokens(config.corpus) else own.n_contexts),
         separator=own.separator,
     )
 

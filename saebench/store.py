@@ -26,11 +26,21 @@ def record_path(out: Path, *, model: str, site: str, sae: str, sha256: str, task
 def write_atomic(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path`` so that a reader sees the whole file or none of it.
 
-    The bytes go to a temporary file in the same folder, are flushed to disk and renamed.
+    The bytes go to a temporary file in the same folder, are flushed to disk and renamed. A link stays a link: the file that
+    it names is the one that is replaced. What is no file (a device, a pipe such as ``/dev/stdout``) is written straight into.
 
     Raises:
         InputError: The folder cannot be made or written, or the disk is full. No partial file stays.
     """
+    named = path
+    try:
+        if _is_no_file(path):
+            with open(path, "ab") as handle:
+                handle.write(data)
+            return
+        path = path.resolve() if path.is_symlink() else path
+    except (OSError, RuntimeError) as error:  # RuntimeError: links that go round in a circle
+        raise _unwritable(named, error) from None
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,9 +52,19 @@ def write_atomic(path: Path, data: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise InputError(
-            f"cannot write {path}: {error.strerror or error}; free space or choose another folder with --out"
-        ) from None
+        raise _unwritable(named, error) from None
+
+
+def _is_no_file(path: Path) -> bool:
+    """Return whether ``path`` is a device, a pipe or a descriptor: something to write into, never to replace."""
+    if path.absolute().parts[:2] in (("/", "dev"), ("/", "proc")):
+        return path.exists() and not path.is_dir()
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def _unwritable(path: Path, error: Exception) -> InputError:
+    said = getattr(error, "strerror", None) or error
+    return InputError(f"cannot write {path}: {said}; free space or choose another folder with --out")
 
 
 def write_record(path: Path, record: Record) -> None:

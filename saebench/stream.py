@@ -92,6 +92,10 @@ class Pass:
         Args:
             on_batch: Called with the number of contexts done after each batch.
         """
+        with np.errstate(all="ignore"):  # what overflows becomes a score without a value, with its reason
+            return self._run(on_batch)
+
+    def _run(self, on_batch: Callable[[int], None]) -> list[PassResult]:
         corpus = self.corpus
         zero = self._ablation(torch.zeros(port_width(self.port)[1], device=self.device)) if self._losses else None
         total = torch.zeros(port_width(self.port)[1], dtype=torch.float64, device=self.device)
@@ -157,8 +161,9 @@ class Pass:
         """Return the recon at every replaced position, in the model's space; metrics see the scored ones on the way."""
         out = torch.zeros_like(clean.target)
         context, position = _places(scored, first_context)
-        acts, _ = self._sae_space(sae, clean.acts[scored])
-        target, mean = self._sae_space(sae, clean.target[scored])
+        reads, writes = centring(self.port, sae.config)
+        acts, _ = _sae_space(sae, clean.acts[scored], reads)
+        target, mean = _sae_space(sae, clean.target[scored], writes)
         filled = target.new_empty(target.shape)
         done = 0
         for latents, recon in sae.run(acts):
@@ -171,21 +176,15 @@ class Pass:
             done += len(recon)
         out[scored] = (filled + mean).to(out.dtype)
         if bool(unscored.any()):
-            acts, mean = self._sae_space(sae, clean.acts[unscored])
-            recon = torch.cat([recon for _, recon in sae.run(acts)])
-            out[unscored] = (recon + (mean if recon.shape == acts.shape else 0)).to(out.dtype)
+            acts, _ = _sae_space(sae, clean.acts[unscored], reads)
+            _, mean = _sae_space(sae, clean.target[unscored], writes)
+            out[unscored] = (torch.cat([recon for _, recon in sae.run(acts)]) + mean).to(out.dtype)
         return out
-
-    def _sae_space(self, sae: SAE, acts: Float[Tensor, "m D"]) -> tuple[Float[Tensor, "m D"], Tensor]:
-        """Return (acts as the SAE expects them, what to add to its recon): centred over D if it was trained so."""
-        acts = acts.to(sae.dtype)
-        mean = acts.mean(1, keepdim=True) if is_centred(self.port, sae.config) else acts.new_zeros(len(acts), 1)
-        return acts - mean, mean
 
     def _setting(self, sae: SAE, reference: Float[Tensor, " O"]) -> Setting:
         length = self.corpus.context_length
         windows = [Window(name=n, start=a, stop=b) for n, a, b in windows_for(sae.config.context_length, length)]
-        if is_centred(self.port, sae.config):
+        if centring(self.port, sae.config)[1]:
             reference = reference - reference.mean()
         return Setting(
             sae=sae,
@@ -233,9 +232,22 @@ class Pass:
         return ce
 
 
-def is_centred(port: Port, sae: SAEConfig) -> bool:
-    """Return whether this SAE is fed x − mean_D(x): it expects that, and the model's LayerNorm makes it the same stream."""
-    return sae.residual == "centred" and port.model.uses_layer_norm and port.carries_stream
+def centring(port: Port, sae: SAEConfig) -> tuple[bool, bool]:
+    """Return whether x − mean_D(x) takes the place of x where this SAE reads, and where it writes.
+
+    So it is for an SAE that expects the centred stream, at a site that ``center_writing_weights`` of TransformerLens centres
+    (the stream, and what attention and MLP add to it), in a model whose LayerNorm makes that the same model.
+    """
+    if sae.residual != "centred" or not port.model.uses_layer_norm:
+        return False, False
+    return port.read.written_to_stream, port.write.written_to_stream
+
+
+def _sae_space(sae: SAE, acts: Float[Tensor, "m D"], centred: bool) -> tuple[Float[Tensor, "m D"], Float[Tensor, "m one"]]:
+    """Return (acts as the SAE knows them, what to add to get the model's own): the mean over D, or 0."""
+    acts = acts.to(sae.dtype)
+    mean = acts.mean(1, keepdim=True) if centred else acts.new_zeros(len(acts), 1)
+    return acts - mean, mean
 
 
 def port_width(port: Port) -> tuple[int, int]:

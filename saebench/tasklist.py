@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from importlib import resources
 from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -99,8 +100,22 @@ def all_suites() -> dict[str, SuiteSpec]:
 
 
 def load_task(name: str) -> TaskSpec:
-    """Return the task called ``name``; an unknown name raises ``InputError`` with the nearest ones."""
-    return _pick("task", name, _tasks())
+    """Return the task called ``name``, or the one that a YAML file defines.
+
+    Args:
+        name: Name of a task that comes with the package, or a path that ends in ``.yaml`` or ``.yml``.
+
+    Raises:
+        InputError: An unknown name (with the nearest ones), no such file, a file that is not a task, or one that takes the
+            name of a task of the package.
+    """
+    if not name.endswith((".yaml", ".yml")):
+        return _pick("task", name, _tasks())
+    file = Path(name).expanduser()
+    task = _validate(TaskSpec, _load_yaml(file), name)
+    if task.name in _tasks():
+        raise InputError(f"{name}: the task {task.name!r} comes with saebench; give yours another name")
+    return task
 
 
 def load_suite(name: str) -> SuiteSpec:

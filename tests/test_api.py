@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import torch
 import saebench
 from saebench.errors import IncompleteError, InputError
 from saebench.lm.model import LanguageModel
+from saebench.store import find_records, read_record
 from tests.test_run import world  # noqa: F401  (a fixture)
 
 PLUGIN = '''
@@ -34,6 +37,16 @@ class Largest(Metric):
     def finish(self, after):
         return MetricResult(scores=[self.specs[0].score(Estimate(value=self.top, n=1))])
 '''
+
+TASK = """
+name: mine
+version: 3
+description: What interests me.
+metrics: [sparsity, largest]
+corpus: {source: some/text, n_contexts: 16}
+citation: none
+licence: none
+"""
 
 
 def options(world: Path, out: Path) -> dict[str, object]:  # noqa: F811
@@ -83,27 +96,41 @@ def test_errors_are_exceptions_with_one_line(world: Path, tmp_path: Path, monkey
         saebench.evaluate([world / "sae0"], **options(world, tmp_path))
 
 
-def test_a_third_party_metric_in_a_real_run(
-    world: Path,  # noqa: F811
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A metric known only through an entry point, in a task of one's own, ends up in the record and the table."""
-    from saebench import registry, tasklist
-
+def test_a_third_party_metric_in_a_real_run(world: Path, tmp_path: Path) -> None:  # noqa: F811
+    """A metric known only through an entry point, in a task file of one's own, ends up in the record and in the report."""
     site = tmp_path / "site"
     (site / "thirdparty-1.0.dist-info").mkdir(parents=True)
     (site / "thirdparty.py").write_text(PLUGIN)
     (site / "thirdparty-1.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: thirdparty\nVersion: 1.0\n")
     (site / "thirdparty-1.0.dist-info/entry_points.txt").write_text("[saebench.metrics]\nlargest = thirdparty:Largest\n")
-    monkeypatch.syspath_prepend(str(site))
-    fresh = registry.Registry("metric", package="saebench.metrics", group="saebench.metrics")
-    fresh._members = dict(registry.METRICS._members)
-    monkeypatch.setattr("saebench.run.METRICS", fresh)
-    task = tasklist.load_task("core").model_copy(update={"name": "mine", "metrics": ("sparsity", "largest")})
-    monkeypatch.setattr(tasklist, "_tasks", lambda: {"mine": task})
-    [record] = saebench.evaluate([world / "sae0"], tasks=["mine"], **options(world, tmp_path / "out"))
+    task = tmp_path / "mine.yaml"
+    task.write_text(TASK)
+    out = tmp_path / "out"
+
+    def call(*words: str) -> str:
+        command = [sys.executable, "-m", "saebench", *words]
+        found = os.environ.get("PYTHONPATH")
+        env = os.environ | {"PYTHONPATH": str(site) + (os.pathsep + found if found else "")}
+        done = subprocess.run(command, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "thirdparty" not in sys.modules
+    call("run", "--sae", str(world / "sae0"), "--model", str(world / "model"), "--corpus", str(world / "tokens.npy"),
+         "--device", "cpu", "--task", str(task), "--out", str(out))  # fmt: skip
+    assert "largest" in call("show", "task", str(task))
+    [path] = find_records(out)
+    record = read_record(path)
+    assert path.parent.name == "mine@3"
     assert record.score("largest_latent").value > 0
     assert record.score("l0").value == pytest.approx(5, abs=0.5)
-    assert "largest_latent" in saebench.read_results(tmp_path / "out").columns
-    sys.modules.pop("thirdparty", None)
+    assert record.settings["metrics"] == ["sparsity", "largest"]
+    shown = f"{record.score('largest_latent').value:.3f}"[:5]
+    table = call("report", str(out), "--format", "md", "--metric", "largest_latent")
+    assert "largest_latent@3" in table
+    assert shown in table
+    assert "largest_latent" in saebench.read_results(out).columns
+    # other metrics under the same name and version are another task: the record is not taken for it
+    task.write_text(TASK.replace(", largest", ""))
+    with pytest.raises(InputError, match="metrics="):
+        saebench.evaluate([world / "sae0"], tasks=[str(task)], **options(world, out))

@@ -100,3 +100,66 @@ def test_files_in_the_making_are_not_records(tmp_path: Path):
 def test_a_folder_that_is_not_there(tmp_path: Path):
     with pytest.raises(InputError, match="no such folder"):
         store.find_records(tmp_path / "nowhere")
+
+
+def test_a_link_stays_a_link_and_the_file_behind_it_is_replaced(tmp_path: Path):
+    (tmp_path / "inner").mkdir()
+    real, link = tmp_path / "inner/real.md", tmp_path / "link.md"
+    link.symlink_to(real)  # at first it leads nowhere
+    for content in (b"one", b"two"):
+        store.write_atomic(link, content)
+        assert link.is_symlink()
+        assert real.read_bytes() == content
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["inner", "link.md", "real.md"]
+    link.unlink()
+    link.symlink_to(link)
+    with pytest.raises(InputError, match=r"cannot write .*link\.md"):
+        store.write_atomic(link, b"x")
+
+
+def no_replacing(*_args: object) -> None:
+    """Stand in for ``os.replace`` where it must not be called: run by root, a failing test would replace the device itself."""
+    raise OSError(errno.EPERM, "would have replaced it")
+
+
+def test_what_is_no_file_is_written_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import threading
+
+    monkeypatch.setattr(os, "replace", no_replacing)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    seen: list[bytes] = []
+    reader = threading.Thread(target=lambda: seen.append(pipe.read_bytes()), daemon=True)
+    reader.start()
+    store.write_atomic(pipe, b"through")
+    reader.join(10)
+    assert seen == [b"through"]
+    assert pipe.is_fifo()
+    store.write_atomic(Path("/dev/null"), b"x")
+    assert Path("/dev/null").is_char_device()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_device_is_one_line(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "replace", no_replacing)
+    with pytest.raises(InputError, match="No space left"):
+        store.write_atomic(Path("/dev/full"), b"x")
+
+
+@pytest.mark.parametrize("to", ["file", "pipe"])
+def test_standard_output_may_be_named(tmp_path: Path, to: str):
+    import subprocess
+    import sys
+
+    code = (
+        "import tests.test_store as t, os; os.replace = t.no_replacing\n"
+        "from pathlib import Path; from saebench.store import write_atomic; write_atomic(Path('/dev/stdout'), b'new')"
+    )
+    if to == "pipe":
+        assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True).stdout == b"new"
+        return
+    file = tmp_path / "out"
+    file.write_bytes(b"old")
+    with open(file, "ab") as handle:
+        subprocess.run([sys.executable, "-c", code], stdout=handle, check=True)
+    assert file.read_bytes() == b"oldnew"

@@ -6,7 +6,7 @@ Letters: ``B`` acts of a batch, ``D`` width of the site, ``S`` d_sae, ``Z`` acti
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -47,7 +47,7 @@ class Start:
     """Length of the run."""
     batch_size: int = 4096
     """Acts a step, over all ranks."""
-    ranks: Ranks = Ranks()
+    ranks: Ranks = field(default_factory=Ranks)
 
 
 class Recipe(nn.Module, ABC):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -22,10 +22,17 @@ from saebench.sae.activations import top_entries
 
 from . import triton_kernels
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 _CHUNK_BYTES = 192 << 20
 """Of pre-activations that exist at a time."""
 _CHUNK_LATENTS = 2048
 """Latents of one matrix product on the CPU: fewer make it slow, more push the encoder out of the cache."""
+
+
+def _eager(function: F) -> F:
+    """Keep a function out of ``torch.compile``."""
+    return torch.compiler.disable(function)  # pyright: ignore[reportReturnType]
 
 
 class Places:
@@ -73,7 +80,7 @@ def from_rows(values: Float[Tensor, "B K"], indices: Int[Tensor, "B K"]) -> Acti
     return Active(values.reshape(-1), Places(indices.reshape(-1), torch.arange(0, b * k + 1, k, device=indices.device)))
 
 
-@torch.compiler.disable
+@_eager
 def topk_encode(x: Float[Tensor, "B D"], w: Float[Tensor, "S D"], b: Float[Tensor, " S"], k: int) -> Active:
     """Return the ``k`` largest entries of x wᵀ + b of each row; gradients flow through the values.
 
@@ -91,7 +98,7 @@ def topk_encode(x: Float[Tensor, "B D"], w: Float[Tensor, "S D"], b: Float[Tenso
     return _encode(x, w, b, select)
 
 
-@torch.compiler.disable
+@_eager
 def batch_topk_encode(
     x: Float[Tensor, "B D"],
     w: Float[Tensor, "S D"],
@@ -133,7 +140,7 @@ def batch_topk_encode(
     return _encode(x, w, b, select)
 
 
-@torch.compiler.disable
+@_eager
 def sparse_decode(active: Active, w: Float[Tensor, "S D"]) -> Float[Tensor, "B D"]:
     """Return Σ values · w[indices] of each row; only those rows of ``w`` are read, forward and backward."""
     return _Decode.apply(active.values, active.places, w)  # pyright: ignore[reportReturnType]

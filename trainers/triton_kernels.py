@@ -1,7 +1,7 @@
 """The sparse products of :mod:`saebench.trainers.sparse` as Triton kernels, for CUDA.
 
-Each program handles one row and all of ``D`` in blocks. The transposed product is a gathered sum over entries sorted by latent, so
-that sums are made in a fixed order, without atomics: the same input gives the same bits.
+Each program handles one row and all of ``D`` in blocks. The transposed product is a gathered sum over entries sorted by
+latent, so that sums are made in a fixed order, without atomics: the same input gives the same bits.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import importlib
 import os
 from typing import Any
 
-import torch
 from torch import Tensor
 
 triton: Any = None

@@ -12,10 +12,10 @@ import time
 
 import numpy as np
 import torch
+from hooked import hooked
 from sae_bench.evals.core.eval_config import CoreEvalConfig
 from sae_bench.evals.core.main import run_evals
 from sae_lens import SAE
-from hooked import hooked
 
 
 class Tokens:

@@ -33,9 +33,7 @@ def make(args: argparse.Namespace, d_in: int) -> TopKTrainingSAE | StandardTrain
             TopKTrainingSAEConfig(d_in=d_in, d_sae=args.d_sae, k=args.k, use_sparse_activations=args.sparse, device="cpu")
         )
     warm = args.tokens // args.batch // 20
-    config = StandardTrainingSAEConfig(
-        d_in=d_in, d_sae=args.d_sae, l1_coefficient=args.l1, l1_warm_up_steps=warm, device="cpu"
-    )
+    config = StandardTrainingSAEConfig(d_in=d_in, d_sae=args.d_sae, l1_coefficient=args.l1, l1_warm_up_steps=warm, device="cpu")
     return StandardTrainingSAE(config)
 
 

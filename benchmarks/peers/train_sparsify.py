@@ -27,8 +27,8 @@ def trainer(args: argparse.Namespace, tokens: np.ndarray) -> Trainer:
     config = TrainConfig(
         SparseCoderConfig(num_latents=args.d_sae, k=args.k), batch_size=args.batch // tokens.shape[1],
         optimizer=args.optimizer, lr=args.lr or None, lr_warmup_steps=min(1000, args.tokens // args.batch // 10),
-        auxk_alpha=args.auxk, dead_feature_threshold=max(1, args.tokens // 6), hookpoints=[args.hookpoint], init_seeds=[args.seed],
-        save_every=10**9, save_dir=args.out or "/tmp", run_name="run", log_to_wandb=False,
+        auxk_alpha=args.auxk, dead_feature_threshold=max(1, args.tokens // 6), hookpoints=[args.hookpoint],
+        init_seeds=[args.seed], save_every=10**9, save_dir=args.out or "/tmp", run_name="run", log_to_wandb=False,
     )  # fmt: skip
     return Trainer(config, data, model)
 

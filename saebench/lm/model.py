@@ -275,7 +275,7 @@ def load_model(
         raise InputError(
             f"no model at {id}: it is not a folder; give a folder with config.json, or a hub id like openai-community/gpt2"
         )
-    source = str(folder) if local else _hub_id(id)
+    source = str(folder) if local else hub_id(id)
     if local and not (folder / "config.json").is_file():
         raise InputError(f"no model at {id}: the folder has no config.json; give the folder that save_pretrained wrote")
     try:
@@ -291,7 +291,7 @@ def load_model(
         ) from error
     hf.to(place)  # pyright: ignore[reportArgumentType]
     commit = getattr(config, "_commit_hash", None)
-    return LanguageModel(hf, tokenizer, id=id, revision=commit, sha256=_hash_folder(folder) if local else None)
+    return LanguageModel(hf, tokenizer, id=id, revision=commit, sha256=hash_folder(folder) if local else None)
 
 
 def parse_device(device: str | torch.device) -> torch.device:
@@ -306,6 +306,10 @@ def parse_device(device: str | torch.device) -> torch.device:
         raise InputError(f"unknown device {device!r}; use auto, cpu, cuda or cuda:N") from None
     if parsed.type == "cuda" and not torch.cuda.is_available():
         raise InputError("no CUDA device is available here; use --device cpu")
+    try:
+        torch.ones(1, device=parsed).item()  # raises for whatever is absent, and for meta, which holds no numbers
+    except Exception:
+        raise InputError(f"no device {device} can be used here; use --device cpu, or auto") from None
     return parsed
 
 
@@ -319,7 +323,7 @@ def parse_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     return known[dtype]
 
 
-def _hub_id(id: str) -> str:
+def hub_id(id: str) -> str:
     """Return the hub id of a name without an owner, as SAE files give them (``gpt2-small``, ``gemma-2-2b``)."""
     if "/" in id:
         return id
@@ -328,7 +332,8 @@ def _hub_id(id: str) -> str:
     return next((official for official, aliases in MODEL_ALIASES.items() if id in aliases), id)
 
 
-def _hash_folder(folder: Path) -> str:
+def hash_folder(folder: Path) -> str:
+    """Return the SHA-256 of a model folder's configuration and weights."""
     digest = hashlib.sha256()
     config = json.loads((folder / "config.json").read_text())
     digest.update(json.dumps(config, sort_keys=True).encode())

@@ -8,6 +8,7 @@ Letters: ``m`` rows of one chunk (tokens), ``D`` width read, ``O`` width written
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, NamedTuple
@@ -24,6 +25,11 @@ from saebench.stats import Estimate, Tally, Window
 Need = Literal["acts", "losses"]
 
 
+def finite_or_none(value: float | None) -> float | None:
+    """Return ``value``, or ``None`` for NaN and infinities, which no record takes."""
+    return value if value is not None and math.isfinite(value) else None
+
+
 @dataclass(frozen=True, kw_only=True)
 class ScoreSpec:
     """The definition of one score."""
@@ -37,17 +43,23 @@ class ScoreSpec:
     source: str = ""
 
     def score(self, estimate: Estimate, *, name: str | None = None) -> Score:
-        """Return the record row for ``estimate``."""
+        """Return the record row for ``estimate``; a value that is not finite becomes null, ``failed``, with the reason."""
+        value = finite_or_none(estimate.value)
+        status, reason = "ok", None
+        if estimate.value is None:
+            status, reason = "undefined", estimate.reason or "undefined"
+        elif value is None:
+            status, reason = "failed", f"the arithmetic gave {estimate.value}: it overflowed, or a recon is not finite"
         return Score(
             name=name or self.name,
-            value=estimate.value,
-            stderr=estimate.stderr,
+            value=value,
+            stderr=None if value is None else finite_or_none(estimate.stderr),
             n=estimate.n,
             unit=self.unit,
             unit_n=self.unit_n,
             better=self.better,
-            status="ok" if estimate.value is not None else "undefined",
-            reason=None if estimate.value is not None else (estimate.reason or "undefined"),
+            status=status,
+            reason=reason,
         )
 
 
@@ -146,12 +158,13 @@ class Metric(ABC):
 def position_series(tally: Tally, name: str, unit: str, positions: int) -> Series:
     """Return the tally's means as a series over every position, 0 = BOS (``None``: not scored)."""
     means, errors, counts = tally.by_position()
+    found = [finite_or_none(mean) for mean in means]
     return Series(
         name=name,
         x_name="position",
         x=[float(p) for p in range(positions)],
-        value=means,
-        stderr=errors,
+        value=found,
+        stderr=[None if mean is None else finite_or_none(error) for mean, error in zip(found, errors, strict=True)],
         n=counts,
         unit=unit,
     )

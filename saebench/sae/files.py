@@ -6,7 +6,9 @@ Every function raises ``InputError`` with one line that names the file.
 from __future__ import annotations
 
 import json
+import math
 import struct
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,11 @@ import torch
 from torch import Tensor
 
 from saebench.errors import InputError, first_line
+from saebench.sae.pickles import foreign_class
 
 _MAX_HEADER = 100 << 20
 _MAX_JSON = 16 << 20
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -66,36 +70,71 @@ def load_safetensors(path: Path) -> dict[str, Tensor]:
 def load_torch(path: Path) -> dict[str, Any]:
     """Return the tensors of a file that ``torch.save`` wrote from a state dict; foreign classes are refused unexecuted."""
     try:
-        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # not a zip archive: the load below says what it is
-        foreign = []
-    if foreign:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # damaged archives raise many kinds, and what torch advises then is to unpickle anything
+        foreign = foreign_class(path)
+        if foreign is not None:
+            raise InputError(
+                f"{path} is a pickle that wants to run {foreign}; refused, nothing was executed. Convert it to safetensors"
+            ) from None
         raise InputError(
-            f"{path} is a pickle that wants to run {foreign[0]}; refused, nothing was executed. Convert it to safetensors"
-        )
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged archives raise many kinds, refused classes UnpicklingError
-        text = first_line(error)
-        raise InputError(f"{path} cannot be read as a torch file of plain tensors ({text}); refused") from None
+            f"{path} is not a whole torch file of plain tensors; it is damaged or of another kind, fetch it again"
+        ) from None
     if not isinstance(loaded, dict):
         raise InputError(f"{path} holds a {type(loaded).__name__}, expected a dictionary of tensors")
     return loaded
 
 
-def take(tensors: dict[str, Tensor], key: str, path: Path) -> Tensor:
-    """Return ``tensors[key]``, or say which tensor is missing."""
+def take(tensors: dict[str, Any], key: str, path: Path, *, ndim: tuple[int, ...] | None = None) -> Tensor:
+    """Return ``tensors[key]``, or say which tensor is missing or what is wrong with it.
+
+    Args:
+        tensors: By name.
+        key: The name.
+        path: The file, for the message.
+        ndim: How many dimensions it may have; any number if ``None``.
+    """
     if key not in tensors:
         raise InputError(f"{path} lacks the tensor {key!r}; it has {', '.join(sorted(map(str, tensors)))[:200]}")
     value = tensors[key]
     if not isinstance(value, Tensor):
         raise InputError(f"{path}: {key!r} is a {type(value).__name__}, expected a tensor")
+    if value.dtype not in _FLOATS:
+        raise InputError(
+            f"{path}: {key!r} is stored as {str(value.dtype).removeprefix('torch.')}, not as float16, bfloat16, float32 or "
+            "float64; undo the quantisation and save it again"
+        )
+    if ndim is not None and value.ndim not in ndim:
+        kind = {0: "one number", 1: "a vector", 2: "a matrix"}[ndim[-1]]
+        raise InputError(
+            f"{path}: {key!r} should be {kind}, found shape {list(value.shape)}; the file is damaged or of another kind"
+        )
     return value
 
 
 def number(config: dict[str, Any], key: str, path: Path) -> int:
     """Return the whole number ``config[key]``, or say what is wrong with it."""
     value = config.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value != int(value):
         raise InputError(f"{path}: {key!r} should be a whole number, found {value!r}")
     return int(value)
+
+
+def n_tokens(config: dict[str, Any], key: str, path: Path) -> int | None:
+    """Return the number of tokens ``config[key]``, ``None`` where it is absent or null, or say what is wrong with it."""
+    if config.get(key) is None:
+        return None
+    value = number(config, key, path)
+    if value < 1:
+        raise InputError(f"{path}: {key!r} should be a number of tokens, 1 or more, found {value}")
+    return value
+
+
+def text(config: dict[str, Any], key: str, path: Path) -> str | None:
+    """Return the text ``config[key]``, ``None`` where it is absent or null, or say what is wrong with it."""
+    value = config.get(key)
+    if value is not None and not isinstance(value, str):
+        raise InputError(f"{path}: {key!r} should be text, found {value!r}")
+    return value

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 
-from saebench.errors import InputError
+from saebench.errors import InputError, first_line
 from saebench.registry import FORMATS
 from saebench.sae.sae import SAE
 from saebench.sae.site import Site
@@ -40,7 +40,7 @@ def load_sae(
         InputError: No such path, no known format, several that fit, or files that are damaged or contradict each other.
     """
     folder, name = resolve(Path(path).expanduser(), format)
-    sae = FORMATS.get(name).load(folder)
+    sae = _read(folder, name)
     changes: dict[str, Any] = {"name": sae_name(folder)}
     warnings = list(sae.config.warnings)
     for key, value in {"site": site, "model_id": model_id, "residual": residual, "context_length": context_length}.items():
@@ -57,6 +57,16 @@ def load_sae(
         Site.parse(final)
     sae = sae.with_config(**changes, warnings=tuple(warnings))
     return sae.to(device=device, dtype=dtype or torch.float32)
+
+
+def _read(folder: Path, name: str) -> SAE:
+    try:
+        return FORMATS.get(name).load(folder)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError, RuntimeError) as error:
+        raise InputError(
+            f"{folder} cannot be read as an SAE of format {name} ({type(error).__name__}: {first_line(error)}); its files are "
+            "damaged or of another kind, fetch it again"
+        ) from error
 
 
 def resolve(path: Path, format: str | None = None) -> tuple[Path, str]:

@@ -22,6 +22,7 @@ from saebench.sae.latents import Latents
 
 Activation = Literal["relu", "topk", "abstopk", "groupmax", "jumprelu", "gated"]
 Normalisation = Literal["none", "constant_scale", "unit_norm", "layer_norm"]
+Residual = Literal["raw", "centred"]
 
 _CHUNK_BYTES = 64 << 20
 _DENSE_SHARE = 0.04
@@ -51,7 +52,7 @@ class SAEConfig:
     site_out: str | None = None
     """Where it writes, for transcoders; the site it reads if ``None``."""
     model_id: str | None = None
-    residual: Literal["raw", "centred"] = "raw"
+    residual: Residual = "raw"
     """Whether it expects the mean over D taken out of the residual stream (``center_writing_weights``)."""
     context_length: int | None = None
     prepend_bos: bool | None = None
@@ -125,6 +126,8 @@ class SAE:
     def __init__(self, config: SAEConfig, weights: SAEWeights) -> None:
         self.config = config
         self.weights = weights
+        self.centres = False
+        """Whether x − mean_D(x) takes the place of x, and the recon gets that mean back (see :meth:`that_centres`)."""
         _check(config, weights)
 
     @property
@@ -160,20 +163,34 @@ class SAE:
         """Return the same SAE on another device or in another dtype; the content hash stays that of the original."""
         moved = SAEWeights(**{name: tensor.to(device=device, dtype=dtype) for name, tensor in self.weights.items()})
         other = SAE.__new__(SAE)
-        other.config, other.weights = self.config, moved
+        other.config, other.weights, other.centres = self.config, moved, self.centres
         other.__dict__["sha256"] = self.sha256
         return other
 
     def with_config(self, **changes: object) -> SAE:
         """Return the same weights under a changed configuration."""
-        return SAE(replace(self.config, **changes), self.weights)  # pyright: ignore[reportArgumentType]
+        return SAE(replace(self.config, **changes), self.weights).that_centres(self.centres)  # pyright: ignore[reportArgumentType]
+
+    def that_centres(self, centres: bool = True) -> SAE:
+        """Return the same SAE for acts of the model as it is.
+
+        An SAE of the centred stream then takes the mean over D off by itself and adds it to the recon. The recon of a
+        transcoder is left as it is: what it lacks is the mean over D of other acts, which LayerNorm does not see.
+
+        Args:
+            centres: What ``residual`` is worth depends on model and site: see :func:`saebench.stream.centring`.
+        """
+        other = SAE.__new__(SAE)
+        vars(other).update(vars(self))
+        other.centres = centres
+        return other
 
     @torch.inference_mode()
     def run(self, acts: Float[Tensor, "N D"]) -> Iterator[Chunk]:
         """Yield latents and recon of consecutive chunks; nothing of size tokens × d_sae outlives one chunk.
 
         Args:
-            acts: Activations in the model's own space (centred, if ``residual`` is ``centred``).
+            acts: Activations in the model's own space (centred, if ``residual`` is ``centred`` and ``centres`` is not set).
         """
         size = max(1, _CHUNK_BYTES // (self.dtype.itemsize * self.config.d_sae))
         for start in range(0, len(acts), size):
@@ -211,14 +228,22 @@ class SAE:
         """
         per_token = self.config.normalisation in ("unit_norm", "layer_norm") or self.weights.W_skip is not None
         if acts is None:
-            if per_token:
-                raise InputError(f"{self.config.name}: decode needs the acts, to undo {self.config.normalisation}")
+            if per_token or (self.centres and not self.is_transcoder):
+                what = "the centring" if self.centres else self.config.normalisation
+                raise InputError(f"{self.config.name}: decode needs the acts, to undo {what}; give them as decode(latents, acts)")
             acts = self.W_enc.new_zeros(len(latents), self.config.d_in)
         x, scale, shift = self._normalise(acts.to(self.dtype))
         return self._undo(self._decode(latents, x), scale, shift)
 
     def _normalise(self, x: Float[Tensor, "n D"]) -> tuple[Float[Tensor, "n D"], Tensor | float, Tensor | float]:
         """Return (normalised x, scale, shift), so that x = normalised · scale + shift."""
+        if not self.centres:
+            return self._scaled(x)
+        mean = x.mean(1, keepdim=True)
+        normalised, scale, shift = self._scaled(x - mean)
+        return normalised, scale, shift + mean
+
+    def _scaled(self, x: Float[Tensor, "n D"]) -> tuple[Float[Tensor, "n D"], Tensor | float, Tensor | float]:
         kind = self.config.normalisation
         if kind == "constant_scale":
             scale = self.config.norm_scale or 1.0
@@ -234,7 +259,7 @@ class SAE:
         return x, 1.0, 0.0
 
     def _undo(self, y: Float[Tensor, "n O"], scale: Tensor | float, shift: Tensor | float) -> Float[Tensor, "n O"]:
-        if self.config.normalisation == "none" or self.is_transcoder:
+        if (self.config.normalisation == "none" and not self.centres) or self.is_transcoder:
             return y  # a transcoder's output lives in a space of its own
         return y * scale + shift
 

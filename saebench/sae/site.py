@@ -13,12 +13,19 @@ _KINDS = {
     "hook_resid_post": "resid_post",
     "hook_mlp_out": "mlp_out",
     "hook_attn_out": "attn_out",
+    "mlp.hook_in": "mlp_module_in",
+    "mlp.hook_out": "mlp_module_out",
+    "attn.hook_out": "attn_module_out",
     "attn.hook_z": "z",
     "mlp.hook_pre": "mlp_pre",
     "mlp.hook_post": "mlp_post",
     "ln1.hook_normalized": "ln1_normalized",
     "ln2.hook_normalized": "ln2_normalized",
 }
+"""``mlp.hook_in`` is what the MLP module is given, behind the norm's weight and bias; ``lnN.hook_normalized`` stands before
+them. ``mlp.hook_out`` and ``attn.hook_out`` are what the modules give back: ``hook_mlp_out`` and ``hook_attn_out`` too, except
+where the family has another norm behind them (Gemma 2 and 3)."""
+_WRITTEN = ("resid_pre", "resid_mid", "resid_post", "mlp_out", "attn_out", "mlp_module_out", "attn_module_out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +36,11 @@ class Site:
     kind: str
     """One of the kinds above, e.g. ``resid_pre``."""
     layer: int
+
+    @property
+    def written_to_stream(self) -> bool:
+        """Whether it is the residual stream or a term of it: what ``center_writing_weights`` takes the mean over D out of."""
+        return self.kind in _WRITTEN
 
     @classmethod
     def parse(cls, name: str) -> Site:

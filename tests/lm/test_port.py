@@ -20,6 +20,9 @@ SITES = [
     "attn.hook_z",
     "mlp.hook_pre",
     "mlp.hook_post",
+    "mlp.hook_in",
+    "mlp.hook_out",
+    "attn.hook_out",
 ]
 
 
@@ -154,6 +157,38 @@ def test_transcoder_port_reads_normalised_and_writes_mlp_out(tiny: LanguageModel
     where = torch.ones_like(tokens, dtype=torch.bool)
     _, expected = full_hooked(tiny, "hook_mlp_out", 1, tokens, target * 2)
     torch.testing.assert_close(tiny.head(port.splice(clean, target * 2, where)), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("layer", [0, 2])
+@torch.inference_mode()
+def test_module_sites_are_what_the_module_is_given_and_gives_back(tiny: LanguageModel, layer: int) -> None:
+    """Against plain hooks on the Hugging Face modules, with no bridge in between: behind the norm's weight and bias."""
+    tokens = tokens_of(tiny)
+    block = tiny.stack.blocks[layer]
+    attention = next(module for name, module in block.named_children() if name in ("attn", "attention", "self_attn"))
+    seen: dict[str, Tensor] = {}
+
+    def before(_module: object, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+        seen["mlp.hook_in"] = args[0] if args else kwargs["hidden_states"]
+
+    def after(name: str) -> object:
+        return lambda _module, _args, out: seen.update({name: out[0] if isinstance(out, tuple) else out})
+
+    handles = [
+        block.mlp.register_forward_pre_hook(before, with_kwargs=True),
+        block.mlp.register_forward_hook(after("mlp.hook_out")),
+        attention.register_forward_hook(after("attn.hook_out")),
+    ]
+    try:
+        tiny.hf(tokens)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name, expected in seen.items():
+        torch.testing.assert_close(Port(tiny, f"blocks.{layer}.{name}").clean(tokens).acts, expected, rtol=1e-5, atol=1e-5)
+    transcoder = Port(tiny, f"blocks.{layer}.mlp.hook_in", f"blocks.{layer}.mlp.hook_out").clean(tokens)
+    torch.testing.assert_close(transcoder.acts, seen["mlp.hook_in"], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(transcoder.target, seen["mlp.hook_out"], rtol=1e-5, atol=1e-5)
 
 
 @torch.inference_mode()

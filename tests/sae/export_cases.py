@@ -67,7 +67,7 @@ def _supported() -> dict[str, tuple[str, SAE]]:
         for normalisation in normalisations
         for shift in SHIFTS
     }
-    across = {"site": "blocks.1.ln2.hook_normalized", "site_out": "blocks.1.hook_mlp_out"}
+    across = {"site": "blocks.1.mlp.hook_in", "site_out": "blocks.1.mlp.hook_out"}
     for skip in (False, True):
         for normalisation in NORMALISATIONS[:2] if skip else NORMALISATIONS:
             for kind in ("relu", "jumprelu", "jumprelu-scalar"):

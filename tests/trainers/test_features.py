@@ -127,23 +127,23 @@ def test_wandb_is_asked_for_by_name_and_missed_in_words(tmp_path: Path, monkeypa
     with pytest.raises(InputError, match="pip install wandb"):
         Journal(config)
 
-    class Fake:
-        logged: list[tuple[dict[str, float], int]] = []
+    logged: list[tuple[dict[str, float], int]] = []
 
+    class Fake:
         def init(self, **_: Any) -> Fake:
             return self
 
         def log(self, row: dict[str, float], step: int) -> None:
-            self.logged.append((row, step))
+            logged.append((row, step))
 
         def finish(self) -> None:
-            self.logged.append(({}, -1))
+            logged.append(({}, -1))
 
     monkeypatch.setitem(sys.modules, "wandb", Fake())  # pyright: ignore[reportArgumentType]
     journal = Journal(config)
     journal.add({"step": 5.0, "loss": 0.5})
     journal.close()
-    assert Fake.logged == [({"loss": 0.5}, 5), ({}, -1)]
+    assert logged == [({"loss": 0.5}, 5), ({}, -1)]
 
 
 @pytest.mark.parametrize("to", ["saelens", "dictionary_learning", "sparsify"])

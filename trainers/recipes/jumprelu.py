@@ -1,7 +1,8 @@
 """``jumprelu``: Rajamanoharan et al. 2024, "Jumping ahead" (arXiv 2407.14435), and Anthropic, "Circuits Updates, January 2025".
 
 π = x W_enc + b_enc, f = π · 1[π > θ], x̂ = f W_dec + b_dec; loss = ‖x − x̂‖² + sparsity(f). θ = exp(log θ) learns through
-straight-through estimators with a rectangular kernel K of width ε: ∂f/∂θ = −(θ/ε) K((π − θ)/ε), ∂1[π > θ]/∂θ = −(1/ε) K((π − θ)/ε).
+straight-through estimators with a rectangular kernel K of width ε: ∂f/∂θ = −(θ/ε) K((π − θ)/ε),
+∂1[π > θ]/∂θ = −(1/ε) K((π − θ)/ε).
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from ..config import RecipeSettings
 from ..norm import Norm
 from ..recipe import Losses, Recipe, Start
 from ..rows import fired_in
-from ..sparse import Active, sparse_decode
+from ..sparse import Active, Places, sparse_decode
 
 
 class RefitSettings(RecipeSettings):
@@ -90,7 +90,7 @@ class Refit(Recipe):
         if self._frozen.W_enc.device != x.device:
             self._frozen = self._frozen.to(device=x.device)
         latents = self._frozen.encode(x)
-        active = Active(latents.values.clone(), latents.indices.long(), latents.offsets.clone())
+        active = Active(latents.values.clone(), Places(latents.indices.long(), latents.offsets.clone()))
         if self.settings.fit == "decoder":
             recon = sparse_decode(active, self.w_dec) + self.b_dec
         else:

@@ -77,7 +77,7 @@ def _module(c: SAEConfig) -> str | None:
     gpt2, (block, tail) = "gpt2" in model, found
     layers = "h" if gpt2 else "layers"
     if _transcodes(c):
-        same = tail == "ln2.hook_normalized" and c.site_out == f"blocks.{block}.hook_mlp_out"
+        same = tail == "mlp.hook_in" and c.site_out == f"blocks.{block}.mlp.hook_out"
         return f"{layers}.{block}.mlp" if same else None
     attention = "attn" if gpt2 else "attention" if "pythia" in model or "neox" in model else "self_attn"
     if tail == "hook_resid_pre":

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from saebench.errors import InputError
 from saebench.registry import FORMATS
-from saebench.sae.files import load_torch, number, read_json, take
+from saebench.sae.files import load_torch, n_tokens, number, read_json, take, text
 from saebench.sae.sae import SAE, SAEConfig, SAEWeights
 
 _ACTIVATIONS = {
@@ -87,7 +87,7 @@ class DictionaryLearning:
                 format="dictionary_learning",
                 path=str(path),
                 site=site,
-                model_id=trainer.get("lm_name"),
+                model_id=text(trainer, "lm_name", file),
                 context_length=_context(path),
                 assumptions=tuple(assumptions),
             ),
@@ -110,21 +110,25 @@ def _from_trainer(name: str, file: Path) -> str:
 def _k(kind: str, trainer: dict[str, Any], tensors: dict[str, Any], file: Path) -> int | None:
     if kind == "AutoEncoderTopK":
         stored = tensors.get("k")
-        return int(stored) if isinstance(stored, Tensor) else number(trainer, "k", file)
+        if isinstance(stored, Tensor) and stored.numel() != 1:
+            raise InputError(f"{file.parent / 'ae.pt'}: 'k' should be one number, found shape {list(stored.shape)}")
+        return (
+            number({"k": stored.item()}, "k", file.parent / "ae.pt") if isinstance(stored, Tensor) else number(trainer, "k", file)
+        )
     return None
 
 
 def _weights(kind: str, t: dict[str, Tensor], file: Path) -> SAEWeights:
     if kind in ("JumpReluAutoEncoder", "MatryoshkaBatchTopKSAE"):
-        w_enc, b_enc, w_dec = take(t, "W_enc", file), take(t, "b_enc", file), take(t, "W_dec", file)
-        b_dec = take(t, "b_dec", file)
+        w_enc, w_dec = take(t, "W_enc", file, ndim=(2,)), take(t, "W_dec", file, ndim=(2,))
+        b_enc, b_dec = take(t, "b_enc", file), take(t, "b_dec", file)
         matryoshka = kind == "MatryoshkaBatchTopKSAE"
         threshold = _batch_threshold(t, file) if matryoshka else take(t, "threshold", file)
         return SAEWeights(
             W_enc=w_enc, b_enc=b_enc, W_dec=w_dec, b_dec=b_dec, threshold=threshold, b_in=b_dec if matryoshka else None
         )
-    w_enc = take(t, "encoder.weight", file).T.contiguous()
-    w_dec = take(t, "decoder.weight", file).T.contiguous()
+    w_enc = take(t, "encoder.weight", file, ndim=(2,)).T.contiguous()
+    w_dec = take(t, "decoder.weight", file, ndim=(2,)).T.contiguous()
     if kind == "GatedAutoEncoder":
         bias, gate = take(t, "decoder_bias", file), take(t, "gate_bias", file)
         return SAEWeights(
@@ -140,7 +144,9 @@ def _weights(kind: str, t: dict[str, Tensor], file: Path) -> SAEWeights:
 
 
 def _batch_threshold(t: dict[str, Tensor], file: Path) -> Tensor:
-    threshold = take(t, "threshold", file)
+    threshold = take(t, "threshold", file, ndim=(1, 0))
+    if threshold.numel() != 1:
+        raise InputError(f"{file}: 'threshold' should be one number for all latents, found shape {list(threshold.shape)}")
     if float(threshold) < 0:
         raise InputError(
             f"{file}: threshold is {float(threshold):g}, never estimated (training ended before threshold_start_step); every "
@@ -161,6 +167,6 @@ def _site(trainer: dict[str, Any]) -> tuple[str | None, list[str]]:
 
 
 def _context(path: Path) -> int | None:
-    buffer = read_json(path / "config.json").get("buffer")
-    length = buffer.get("ctx_len") if isinstance(buffer, dict) else None
-    return length if isinstance(length, int) else None
+    file = path / "config.json"
+    buffer = read_json(file).get("buffer")
+    return n_tokens(buffer, "ctx_len", file) if isinstance(buffer, dict) else None

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from saebench.errors import InputError, did_you_mean
 from saebench.registry import FORMATS
-from saebench.sae.files import load_safetensors, read_json, take
-from saebench.sae.sae import SAE, SAEConfig, SAEWeights
+from saebench.sae.files import load_safetensors, n_tokens, number, read_json, take, text
+from saebench.sae.sae import SAE, Activation, Normalisation, Residual, SAEConfig, SAEWeights
 
 _VERSION = 1
 _OWN = {f.name for f in dataclasses.fields(SAEConfig)} - {"path", "format", "name"}
@@ -45,17 +46,37 @@ class Native:
         for key in ("activation", "d_in", "d_out", "d_sae"):
             if key not in data:
                 raise InputError(f"{file} lacks {key!r}")
+        _check_values(data, file)
         for key in ("assumptions", "warnings"):
             data[key] = tuple(data.get(key, ()))
         weights = path / "sae.safetensors"
         tensors = load_safetensors(weights)
-        for name in ("W_enc", "b_enc", "W_dec", "b_dec"):
-            take(tensors, name, weights)
         known = {f.name for f in dataclasses.fields(SAEWeights)}
         extra = [name for name in tensors if name not in known]
         if extra:
             raise InputError(f"{weights}: unknown tensor {extra[0]!r}.{did_you_mean(extra[0], known)}")
+        for name in ("W_enc", "b_enc", "W_dec", "b_dec", *tensors):
+            take(tensors, name, weights)
         return SAE(SAEConfig(**data, format="native", path=str(path)), SAEWeights(**tensors))
+
+
+def _check_values(data: dict[str, Any], file: Path) -> None:
+    for key in ("d_in", "d_out", "d_sae"):
+        data[key] = number(data, key, file)
+    if data.get("k") is not None:
+        data["k"] = number(data, "k", file)
+    data["context_length"] = n_tokens(data, "context_length", file)
+    for key in ("site", "site_out", "model_id", "architecture"):
+        text(data, key, file)
+    for key, kind in {"activation": Activation, "normalisation": Normalisation, "residual": Residual}.items():
+        if key in data and data[key] not in get_args(kind):
+            raise InputError(f"{file}: {key!r} should be one of {', '.join(get_args(kind))}; found {data[key]!r}")
+    scale = data.get("norm_scale")
+    if isinstance(scale, bool) or not isinstance(scale, int | float | None) or not math.isfinite(scale or 0):
+        raise InputError(f"{file}: 'norm_scale' should be a number, found {scale!r}")
+    for key in ("assumptions", "warnings"):
+        if not isinstance(data.get(key, []), list) or not all(isinstance(line, str) for line in data.get(key, [])):
+            raise InputError(f"{file}: {key!r} should be a list of lines, found {data[key]!r}")
 
 
 def save_native(sae: SAE, folder: str | Path, *, training: dict[str, Any] | None = None) -> Path:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from saebench.errors import InputError
 from saebench.registry import FORMATS
-from saebench.sae.files import load_safetensors, number, read_json, take
+from saebench.sae.files import load_safetensors, n_tokens, number, read_json, take, text
 from saebench.sae.sae import SAE, SAEConfig, SAEWeights
 
 _NORMALISATIONS = {
@@ -71,7 +71,9 @@ class SaeLens:
         tensors = load_safetensors(weights)
         built = _weights(cfg, architecture, tensors, weights, notes)
         meta = cfg["metadata"]
-        trained_as = meta.get("training_architecture") or architecture
+        trained_as = text(meta, "training_architecture", file) or architecture
+        if not isinstance(meta.get("prepend_bos"), bool | None):
+            raise InputError(f"{file}: 'prepend_bos' should be true or false, found {meta['prepend_bos']!r}")
         config = SAEConfig(
             activation=_ACTIVATIONS[architecture],  # pyright: ignore[reportArgumentType]
             d_in=number(cfg, "d_in", file),
@@ -79,14 +81,14 @@ class SaeLens:
             d_sae=number(cfg, "d_sae", file),
             k=number(cfg, "k", file) if "topk" in _ACTIVATIONS[architecture] else None,
             normalisation=_normalisation(cfg, file, notes),  # pyright: ignore[reportArgumentType]
-            architecture=str(trained_as),
+            architecture=trained_as,
             format="sae_lens",
             path=str(path),
-            site=meta.get("hook_name"),
-            site_out=meta.get("hook_name_out"),
-            model_id=meta.get("model_name"),
+            site=text(meta, "hook_name", file),
+            site_out=text(meta, "hook_name_out", file),
+            model_id=text(meta, "model_name", file),
             residual=_residual(cfg, meta, notes),
-            context_length=meta.get("context_size"),
+            context_length=n_tokens(meta, "context_size", file),
             prepend_bos=meta.get("prepend_bos"),
             assumptions=tuple(notes.assumptions),
             warnings=tuple(notes.warnings),
@@ -110,10 +112,13 @@ def _modern(cfg: dict[str, Any], file: Path) -> dict[str, Any]:
         raise InputError(f"{file}: trained on the single head {old['hook_head_index']}; only whole sites are supported")
     old.setdefault("architecture", "standard")
     kwargs = old.get("activation_fn_kwargs") or {}
+    if not isinstance(kwargs, dict):
+        raise InputError(f"{file}: 'activation_fn_kwargs' should hold key: value pairs, found {kwargs!r}")
     if old.get("activation_fn") == "topk" or "k" in kwargs:
         old["architecture"], old["k"] = "topk", old.get("k", kwargs.get("k"))
     normalise = old.get("normalize_activations")
-    old["normalize_activations"] = {True: "expected_average_only_in", False: "none", None: "none"}.get(normalise, normalise)
+    if isinstance(normalise, bool | None):
+        old["normalize_activations"] = "expected_average_only_in" if normalise else "none"
     old.setdefault("apply_b_dec_to_input", True)
     old["metadata"] = {
         key: old.get(key)
@@ -123,7 +128,7 @@ def _modern(cfg: dict[str, Any], file: Path) -> dict[str, Any]:
 
 
 def _normalisation(cfg: dict[str, Any], file: Path, notes: _Notes) -> str:
-    name = cfg.get("normalize_activations") or "none"
+    name = text(cfg, "normalize_activations", file) or "none"
     if name not in _NORMALISATIONS:
         raise InputError(f"{file}: unknown normalize_activations {name!r}; known: {', '.join(_NORMALISATIONS)}")
     if name == "expected_average_only_in":
@@ -148,10 +153,8 @@ def _residual(cfg: dict[str, Any], meta: dict[str, Any], notes: _Notes) -> Any:
 
 
 def _weights(cfg: dict[str, Any], architecture: str, tensors: dict[str, Tensor], file: Path, notes: _Notes) -> SAEWeights:
-    w_enc, w_dec = take(tensors, "W_enc", file), take(tensors, "W_dec", file)
-    b_dec = take(tensors, "b_dec", file)
-    if w_enc.ndim != 2 or w_dec.ndim != 2:
-        raise InputError(f"{file}: W_enc and W_dec should be matrices, found shapes {list(w_enc.shape)} and {list(w_dec.shape)}")
+    w_enc, w_dec = take(tensors, "W_enc", file, ndim=(2,)), take(tensors, "W_dec", file, ndim=(2,))
+    b_dec = take(tensors, "b_dec", file, ndim=(1,))
     shift = b_dec if cfg.get("apply_b_dec_to_input", True) else None
     if architecture.endswith("transcoder"):
         shift = None
@@ -161,18 +164,22 @@ def _weights(cfg: dict[str, Any], architecture: str, tensors: dict[str, Tensor],
             W_enc=w_enc, b_enc=torch.zeros_like(gate), W_dec=w_dec, b_dec=b_dec, b_in=shift,
             b_gate=gate, b_mag=take(tensors, "b_mag", file), r_mag=take(tensors, "r_mag", file),
         )  # fmt: skip
-    b_enc = take(tensors, "b_enc", file)
+    b_enc = take(tensors, "b_enc", file, ndim=(1,))
     threshold = None
     if _ACTIVATIONS[architecture] == "jumprelu":
         threshold = _threshold(architecture, tensors, file).to(w_enc.dtype)
-    scaling = tensors.get("scaling_factor", tensors.get("finetuning_scaling_factor"))
+    scaling = next((take(tensors, key, file) for key in ("scaling_factor", "finetuning_scaling_factor") if key in tensors), None)
+    if scaling is not None and scaling.shape != (len(w_dec),):
+        raise InputError(
+            f"{file}: the scaling factor has shape {list(scaling.shape)}, expected one number for each of {len(w_dec)} latents"
+        )
     if scaling is not None and not bool((scaling == 1).all()):
         w_dec = w_dec * scaling[:, None]
         notes.assumptions.append("scaling_factor is folded into the decoder, as the sae_lens of its time applied it")
     if cfg.get("rescale_acts_by_decoder_norm") and architecture != "jumprelu":
         norm = w_dec.norm(dim=1)
         w_enc, b_enc, w_dec = w_enc * norm, b_enc * norm, w_dec / norm[:, None]
-    skip = take(tensors, "W_skip", file).T.contiguous() if "skip" in architecture else None
+    skip = take(tensors, "W_skip", file, ndim=(2,)).T.contiguous() if "skip" in architecture else None
     return SAEWeights(W_enc=w_enc, b_enc=b_enc, W_dec=w_dec, b_dec=b_dec, b_in=shift, threshold=threshold, W_skip=skip)
 
 
@@ -180,5 +187,5 @@ def _threshold(architecture: str, tensors: dict[str, Tensor], file: Path) -> Ten
     if "batchtopk" in architecture:
         return take(tensors, "topk_threshold", file)
     if "threshold" not in tensors and "log_threshold" in tensors:
-        return tensors["log_threshold"].exp()
+        return take(tensors, "log_threshold", file).exp()
     return take(tensors, "threshold", file)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from saebench.errors import InputError
 from saebench.registry import FORMATS
-from saebench.sae.files import load_safetensors, number, read_json, safetensors_shapes, take
+from saebench.sae.files import load_safetensors, n_tokens, number, read_json, safetensors_shapes, take
 from saebench.sae.sae import SAE, SAEConfig, SAEWeights
 
 _BLOCK = r"(?:layers|h|gpt_neox\.layers|model\.layers|transformer\.h)\.(\d+)"
@@ -44,14 +44,12 @@ class Sparsify:
         if activation not in ("topk", "groupmax"):
             raise InputError(f"{file}: unknown activation {activation!r}; known: topk, groupmax")
         tensors = load_safetensors(weights)
-        w_enc = take(tensors, "encoder.weight", weights).T.contiguous()
-        w_dec, b_dec = take(tensors, "W_dec", weights), take(tensors, "b_dec", weights)
-        if w_enc.ndim != 2 or w_dec.ndim != 2:
-            raise InputError(f"{weights}: encoder.weight and W_dec should be matrices")
+        w_enc = take(tensors, "encoder.weight", weights, ndim=(2,)).T.contiguous()
+        w_dec, b_dec = take(tensors, "W_dec", weights, ndim=(2,)), take(tensors, "b_dec", weights)
         if "d_in" in cfg and number(cfg, "d_in", file) != w_enc.shape[0]:
             raise InputError(f"{file}: d_in is {cfg['d_in']}, but encoder.weight reads {w_enc.shape[0]}")
         transcode = bool(cfg.get("transcode"))
-        skip = take(tensors, "W_skip", weights).T.contiguous() if cfg.get("skip_connection") else None
+        skip = take(tensors, "W_skip", weights, ndim=(2,)).T.contiguous() if cfg.get("skip_connection") else None
         site, site_out, assumptions = _site(path, transcode)
         return SAE(
             SAEConfig(
@@ -89,8 +87,9 @@ def _site(path: Path, transcode: bool) -> tuple[str | None, str | None, list[str
             if not transcode:
                 return written, None, [f"site taken from the folder name {name!r}: SAEs of sparsify read a module's output"]
             if found[2] == ".mlp":
-                read = f"blocks.{found[1]}.ln2.hook_normalized"
-                return read, written, [f"sites taken from the folder name {name!r}: input and output of that module"]
+                module = f"blocks.{found[1]}.mlp"
+                told = f"sites taken from the folder name {name!r}: what that module is given and what it gives back"
+                return f"{module}.hook_in", f"{module}.hook_out", [told]
     return None, None, []
 
 
@@ -106,5 +105,4 @@ def _root(path: Path, key: str) -> str | None:
 
 def _root_context(path: Path) -> int | None:
     file = path.parent / "config.json"
-    length = read_json(file).get("ctx_len") if file.is_file() else None
-    return length if isinstance(length, int) else None
+    return n_tokens(read_json(file), "ctx_len", file) if file.is_file() else None
