@@ -3,8 +3,8 @@
     python benchmarks/train.py quality|dead|speed|memory --peers .venv-peers/bin/python --shared ../shared
 
 ``quality``: FVU of TopK SAEs and the L0–explained-variance front of ReLU SAEs at an equal number of tokens, three seeds, all
-scored by saebench on the same held-out contexts. ``dead``: what is done for dead latents. ``speed``: seconds of a training step alone
-and of the whole pipeline, in turn. ``memory``: peak memory at several sizes. Results go to ``figures/train_<what>.json``.
+scored by saebench on the same held-out contexts. ``dead``: what is done for dead latents. ``speed``: seconds of a training step
+alone and of the whole pipeline, in turn. ``memory``: peak memory at several sizes. Results go to ``figures/train_<what>.json``.
 """
 
 from __future__ import annotations

@@ -1,0 +1,110 @@
+"""Tests made from the made-up corpus: balanced, disjoint, and answered by the text alone."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from saebench.data.storyworld import VARIABLES, cbt, lambada, probe_task
+from saebench.data.storyworld.tasks import KINDS
+from saebench.errors import InputError
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[A-Za-z-]+", text)
+
+
+def _last_sentence(text: str) -> str:
+    return re.split(r"(?<=[.!?])\"? ", text)[-1]
+
+
+def test_the_last_word_stands_in_the_passage_but_not_in_the_last_sentence():
+    items = lambada(0, 100)
+    assert items == lambada(0, 100) and items != lambada(1, 100)
+    assert {item.kind for item in items} == set(KINDS)
+    for item in items:
+        end = _last_sentence(item.context)
+        before = _words(item.context[: -len(end)])
+        assert item.target in before
+        assert item.target not in _words(end)
+        assert item.text.endswith(f" {item.target}")
+        assert 40 <= len(_words(item.context)) <= 250
+
+
+def test_the_last_sentence_alone_does_not_settle_the_last_word():
+    for item in lambada(0, 100):
+        end = _last_sentence(item.context)
+        before = _words(item.context[: -len(end)])
+        assert len(item.candidates) >= 3 and len(set(item.candidates)) == len(item.candidates)
+        assert item.target in item.candidates
+        assert all(word in before and word not in _words(end) for word in item.candidates)
+
+
+def test_the_answer_is_not_simply_the_last_or_the_first_candidate():
+    items = lambada(0, 200)
+    at = [max(i for i, word in enumerate(_words(item.context)) if word == item.target) for item in items]
+    latest = [
+        max(item.candidates, key=lambda c, item=item: max(i for i, w in enumerate(_words(item.context)) if w == c))
+        for item in items
+    ]
+    assert len(at) == 200
+    assert sum(item.target == word for item, word in zip(items, latest, strict=True)) < 140
+    assert sum(item.target == item.candidates[0] for item in items) < 120
+
+
+def test_cloze_candidates_stand_in_the_context():
+    items = cbt(0, 60)
+    assert items == cbt(0, 60)
+    for item in items:
+        assert len(item.context) == 20 and item.query.count("XXXXX") == 1
+        assert len(set(item.candidates)) == 10 and item.answer in item.candidates
+        words = set(_words(" ".join(item.context)))
+        assert words >= set(item.candidates)
+        assert not set(item.candidates) & set(_words(item.query))
+    assert len({item.answer for item in items}) > 30
+
+
+def test_owners_in_cloze_items_agree_with_the_first_telling_where_nothing_happened():
+    """A thing that is named once in the context still belongs to the one who is named beside it."""
+    checked = 0
+    for item in cbt(0, 60):
+        if item.kind != "owner":
+            continue
+        thing = re.search(r"the ((?:[a-z]+ )+)?([a-z]+) (?:was|belonged|, the)|find the ([a-z ]+) is", item.query)
+        noun = thing and (thing[2] or (thing[3] or "").split()[-1])
+        told = [sentence for sentence in item.context if noun and noun in _words(sentence)]
+        if len(told) == 1:
+            assert item.answer in _words(told[0])
+            checked += 1
+    assert checked >= 2
+
+
+PROBED = [
+    "part_of_speech", "number", "gender", "animacy", "noun_class", "verb_class", "verb_form", "adjective_class", "colour", "size",
+    "valence", "person", "pronoun_case", "definiteness", "quantity", "function", "shape", "referent_kind", "referent_gender",
+    "referent_age", "tense", "mood", "negation", "quoted", "question", "clause", "setting", "season", "weather", "sentence_kind",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("variable", PROBED)
+def test_probe_texts_are_balanced_and_apart(variable):
+    task = probe_task(variable, 0, 24)
+    assert set(task.kinds) <= set(VARIABLES[variable].values) and len(set(task.kinds)) == 2
+    for split in (task.train, task.test):
+        assert len(split) == 24 and sum(label for _, label in split) == 12
+        assert len({text for text, _ in split}) == 24
+    assert not {text for text, _ in task.train} & {text for text, _ in task.test}
+    assert task == probe_task(variable, 0, 24)
+
+
+def test_probe_labels_are_those_of_the_last_piece():
+    task = probe_task("relation", 0, 20, kinds=("friend", "neighbour"))
+    assert all(text.split()[-1].lower().startswith(("friend", "neighbour")[label]) for text, label in (*task.train, *task.test))
+
+
+def test_errors_say_what_is_wrong():
+    with pytest.raises(InputError, match="no variable is called"):
+        probe_task("mass", 0, 4)
+    with pytest.raises(InputError, match="no values"):
+        probe_task("colour", 0, 4, kinds=("red", "loud"))
