@@ -99,7 +99,7 @@ def quality(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     field, n = Field(args.shared, folder), args.tokens
 
     def mine(lr: float, seed: int) -> dict[str, float]:
-        return field.ours(f"ours-{lr}-{seed}", "topk", n, seed, k=8, lr=lr, lr_decay_share=0.2, dead_after_tokens=n // 6)
+        return field.ours(f"ours-{lr}-{seed}", "topk", n, seed, k=8, lr=lr, lr_decay_share=0.2)
 
     def sae_lens(lr: float, seed: int) -> dict[str, float]:
         out = folder / f"saelens-{lr}-{seed}"
@@ -137,7 +137,7 @@ def quality(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         for seed in SEEDS:
             got = field.ours(
                 f"relu-{l1}-{seed}", "relu-l1", n, seed, l1=l1 / 64, lr=1e-3, lr_warmup_steps=50, lr_decay_share=0.2,
-                dead="ghost", dead_after_steps=100,
+                dead="ghost",
             )  # fmt: skip
             front["saebench relu-l1"].append({"l1": l1, "seed": seed, **got})
             out = folder / f"standard-{l1}-{seed}"
@@ -155,10 +155,15 @@ def dead(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     field, n = Field(args.shared, folder, held_out=4096), args.tokens
     rows = []
     wide = {"d_sae": 32 * 64, "lr_decay_share": 0.2}
-    relu = {**wide, "l1": 1.0 / 64, "lr": 1e-3, "lr_warmup_steps": 50, "dead_after_steps": 100, "resample_every": 150}
+    relu = {
+        **wide,
+        "l1": 1.0 / 64,
+        "lr": 1e-3,
+        "lr_warmup_steps": 50,
+    }
     for name, recipe, settings in [
-        ("topk, AuxK", "topk", {**wide, "k": 8, "lr": 1e-3, "dead_after_tokens": n // 10}),
-        ("topk, no AuxK", "topk", {**wide, "k": 8, "lr": 1e-3, "dead_after_tokens": n // 10, "aux_coefficient": 0.0}),
+        ("topk, AuxK", "topk", {**wide, "k": 8, "lr": 1e-3}),
+        ("topk, no AuxK", "topk", {**wide, "k": 8, "lr": 1e-3, "aux_coefficient": 0.0}),
         ("relu-l1, ghost", "relu-l1", {**relu, "dead": "ghost"}),
         ("relu-l1, resample", "relu-l1", {**relu, "dead": "resample"}),
         ("relu-l1, none", "relu-l1", {**relu, "dead": "none"}),

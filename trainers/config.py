@@ -18,7 +18,7 @@ class RecipeSettings(BaseModel):
     lr: float
     """Adam's learning rate."""
     lr_warmup_steps: int = 0
-    """Steps over which the learning rate rises linearly from 0."""
+    """Steps over which the learning rate rises linearly from 0; a tenth of the run at most."""
     lr_decay_share: float = 0.0
     """Share of the run, at its end, over which the learning rate falls linearly to 0."""
     adam_beta1: float = 0.9
@@ -28,6 +28,8 @@ class RecipeSettings(BaseModel):
     """Largest norm of the whole gradient."""
     ema: float = 0.0
     """Decay of a running mean of the weights, which is then what is saved; 0 saves the last weights."""
+    dead_after_tokens: int | None = None
+    """Acts without firing after which a latent is dead; if ``None`` the source's number, in short runs a sixth of the run."""
     norm: Literal["none", "layer_norm", "root_width", "unit"] | None = None
     """How acts are normalised (:func:`saebench.trainers.norm.fit`); the recipe's own way if ``None``."""
     orthogonality: float = 0.0

@@ -78,6 +78,16 @@ class Recipe(nn.Module, ABC):
             raise InputError(f"{type(self).__name__} cannot split its latents over processes; use --set split=data")
 
     @property
+    def dead_after(self) -> int:
+        """Acts without firing after which a latent counts as dead."""
+        acts = self.settings.dead_after_tokens
+        return min(self.dead_after_default(), self.steps * self.batch_size // 6) if acts is None else acts
+
+    def dead_after_default(self) -> int:
+        """Return the source's number of acts without firing; 10M (Gao et al. 2024, appendix A.2) where there is none."""
+        return 10_000_000
+
+    @property
     def d_own(self) -> int:
         """Latents this process holds."""
         return self.d_sae // self.ranks.world if self.ranks.split_latents else self.d_sae

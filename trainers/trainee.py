@@ -111,7 +111,8 @@ class Trainee:
     def schedule(self) -> float:
         """Return the factor of the learning rate: linear rise, constant, linear fall."""
         s, n = self.settings, self.config.steps
-        rise = min(1.0, (self.step + 1) / s.lr_warmup_steps) if s.lr_warmup_steps else 1.0
+        warmup = min(s.lr_warmup_steps, n / 10)
+        rise = min(1.0, (self.step + 1) / warmup) if warmup else 1.0
         tail = s.lr_decay_share * n
         return rise * (min(1.0, (n - self.step) / tail) if tail else 1.0)
 
@@ -150,17 +151,11 @@ class Trainee:
         for name, parameter in self.recipe.named_parameters() if decay else ():
             self._ema[name].mul_(decay).add_(parameter, alpha=1 - decay)
 
-    @property
-    def dead_after(self) -> int:
-        """Acts without firing after which a latent counts as dead in the log."""
-        s = self.settings
-        return getattr(s, "dead_after_tokens", None) or getattr(s, "dead_after_steps", 1) * self.config.batch_size
-
     def row(self, step: Step) -> dict[str, float]:
         """Return what the log says of a step; this waits for the device."""
         mean = self.ranks.mean(step.x.mean(0))
         error = self.ranks.mean((step.x - step.found.recon).square().sum()) / self.ranks.mean((step.x - mean).square().sum())
-        dead = self.ranks.total((self.since_fired >= self.dead_after).float().sum()) / self.recipe.d_sae
+        dead = self.ranks.total((self.since_fired >= self.recipe.dead_after).float().sum()) / self.recipe.d_sae
         values = {
             "loss": step.loss, "explained_variance": 1 - error, "l0": self.ranks.mean(step.found.l0),
             "dead_share": dead, **{k: self.ranks.mean(v) for k, v in step.found.parts.items()},

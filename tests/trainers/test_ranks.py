@@ -22,8 +22,8 @@ from tests.trainers.world import values
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "data-topk": ("topk", {"k": 3, "lr": 1e-3, "ema": 0.9, "dead_after_tokens": 200, "grad_clip": 0.01}),
     "data-batchtopk": ("batchtopk", {"k": 3, "lr": 1e-3, "dead_after_tokens": 200}),
-    "data-ghost": ("relu-l1", {"dead": "ghost", "dead_after_steps": 3, "l1": 0.3}),
-    "data-resample": ("relu-l1", {"dead": "resample", "dead_after_steps": 3, "resample_every": 9, "l1": 0.3}),
+    "data-ghost": ("relu-l1", {"dead": "ghost", "dead_after_tokens": 192, "l1": 0.3}),
+    "data-resample": ("relu-l1", {"dead": "resample", "dead_after_tokens": 192, "resample_every": 9, "l1": 0.3}),
     "latents-topk": ("topk", {"k": 3, "lr": 1e-3, "ema": 0.9, "dead_after_tokens": 200, "grad_clip": 0.01}),
     "latents-multi": ("topk", {"k": 3, "multi_k": 8, "lr": 1e-3, "dead_after_tokens": 200}),
 }

@@ -78,13 +78,13 @@ PLANTED: list[tuple[str, dict[str, Any]]] = [
     ("batchtopk", {"k": 2, "threshold_decay": 0.9, "dead_after_tokens": 20_000}),
     ("matryoshka", {"k": 2, "threshold_decay": 0.9, "dead_after_tokens": 20_000, "widths": (48, 64)}),
     ("relu-l1", {"l1": 0.01, "lr_warmup_steps": 0, "dead": "none"}),
-    ("relu-l1", {"l1": 0.01, "lr_warmup_steps": 0, "dead": "ghost", "dead_after_steps": 100}),
-    ("relu-l1", {"l1": 0.01, "lr_warmup_steps": 0, "dead": "resample", "dead_after_steps": 100, "resample_every": 300}),
+    ("relu-l1", {"l1": 0.01, "lr_warmup_steps": 0, "dead": "ghost", "dead_after_tokens": 51_200}),
+    ("relu-l1", {"l1": 0.01, "lr_warmup_steps": 0, "dead": "resample", "dead_after_tokens": 51_200, "resample_every": 300}),
     ("relu-april", {"l1": 2.0}),
     ("gated", {"l1": 0.4, "lr_warmup_steps": 0}),
     ("jumprelu", {"coefficient": 0.02, "bandwidth": 0.2, "threshold": 0.2, "lr_warmup_steps": 0}),
     ("jumprelu", {"penalty": "tanh", "coefficient": 2.0, "threshold": 0.3, "lr_warmup_steps": 0}),
-    ("panneal", {"lr_warmup_steps": 0, "l1": 0.01, "dead_after_steps": 100, "resample_every": 300}),
+    ("panneal", {"lr_warmup_steps": 0, "l1": 0.01, "dead_after_tokens": 51_200, "resample_every": 300}),
     ("stacked", {"stage_latents": (40, 24), "stage_l1": (0.01, 0.01), "stage_shares": (0.7, 0.3)}),
 ]
 
@@ -137,7 +137,7 @@ def test_the_gradient_along_decoder_rows_is_dropped() -> None:
 
 @pytest.mark.parametrize("name", ["topk", "relu-l1"])
 def test_terms_for_dead_latents_are_absent_until_there_are_some_and_reach_only_those(name: str) -> None:
-    settings = {"k": 2, "dead_after_tokens": 10_000} if name == "topk" else {"dead": "ghost", "dead_after_steps": 100}
+    settings = {"k": 2, "dead_after_tokens": 10_000} if name == "topk" else {"dead": "ghost", "dead_after_tokens": 51_200}
     term = "aux" if name == "topk" else "ghost"
     recipe, _ = trained(name, 5, d_sae=32, lr=1e-3, **settings)
     x = normalised(name, planted(3, torch.Generator().manual_seed(7), atoms()), d_sae=32, **settings)
@@ -155,7 +155,7 @@ def test_terms_for_dead_latents_are_absent_until_there_are_some_and_reach_only_t
 
 
 def test_resampling_points_dead_latents_at_badly_reconstructed_acts() -> None:
-    recipe, _ = trained("relu-l1", 3, d_sae=32, dead="resample", dead_after_steps=1, resample_every=10)
+    recipe, _ = trained("relu-l1", 3, d_sae=32, dead="resample", dead_after_tokens=512, resample_every=10)
     x = planted(512, torch.Generator().manual_seed(8), atoms())
     since = torch.zeros(32, dtype=torch.long)
     recipe.losses(x, since, 9)

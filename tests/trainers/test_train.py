@@ -21,7 +21,7 @@ from tests.trainers.world import values
 
 RECIPES = {
     "topk": {"k": 3, "lr": 1e-3, "ema": 0.9, "dead_after_tokens": 400},
-    "relu-l1": {"dead": "resample", "resample_every": 9, "dead_after_steps": 3},
+    "relu-l1": {"dead": "resample", "resample_every": 9, "dead_after_tokens": 192},
 }
 
 

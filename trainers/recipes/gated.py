@@ -31,8 +31,6 @@ class GatedSettings(RecipeSettings):
     """Coefficient at acts of mean squared norm 1; tune it for the L0 wanted."""
     l1_warmup_share: float = 0.05
     """Share of the run over which l1 rises from 0."""
-    dead_after_tokens: int = 10_000_000
-    """Acts without firing after which the log calls a latent dead; nothing is done for it."""
 
 
 @RECIPES.register("gated")

@@ -44,8 +44,6 @@ class JumpReluSettings(RecipeSettings):
     """θ at the start: 1e-3 for l0, 0.1 for tanh."""
     pre_act_coefficient: float | None = None
     """Of Σ ReLU(θ − π_i) ‖d_i‖, which pulls silent latents up: 0 for l0, 3e-6 for tanh."""
-    dead_after_tokens: int = 10_000_000
-    """Acts without firing after which the log calls a latent dead."""
 
 
 _OWN = {

@@ -35,8 +35,6 @@ class RefitSettings(RecipeSettings):
     """``decoder``: decoder and its bias; ``scale``: one factor a latent."""
     lr: float = 1e-3
     lr_decay_share: float = 0.5
-    dead_after_tokens: int = 10_000_000
-    """Acts without firing after which the log calls a latent dead."""
 
 
 @functools.lru_cache(maxsize=2)

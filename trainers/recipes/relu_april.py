@@ -32,8 +32,6 @@ class ReluAprilSettings(RecipeSettings):
     l1: float = 5.0
     l1_warmup_share: float = 0.05
     """Share of the run over which l1 rises from 0."""
-    dead_after_tokens: int = 10_000_000
-    """Acts without firing after which the log calls a latent dead; nothing is done for it."""
 
 
 @RECIPES.register("relu-april")

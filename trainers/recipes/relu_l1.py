@@ -30,12 +30,10 @@ class ReluL1Settings(RecipeSettings):
     """Coefficient of Σ|f| beside the error's mean over dimensions; grows with the variance of the acts."""
     dead: Literal["ghost", "resample", "none"] = "ghost"
     """What is done for dead latents."""
-    dead_after_steps: int = 5_000
-    """Steps without firing after which a latent is dead."""
     dead_refresh_steps: int = 10
     """Steps between new lists of the dead latents."""
-    resample_every: int = 10_000
-    """Steps between resamplings."""
+    resample_every: int | None = None
+    """Steps between resamplings; 10,000, in short runs a sixth of the run, if ``None``."""
 
 
 @RECIPES.register("relu-l1")
@@ -60,6 +58,11 @@ class ReluL1(Recipe):
         self._generator = start.generator
         self._last: tuple[Tensor, Tensor] | None = None
         self._dead = torch.zeros(0, dtype=torch.long)
+        self.resample_every = settings.resample_every or min(10_000, max(1, start.steps // 6))
+
+    def dead_after_default(self) -> int:
+        """Return 5,000 steps, in acts."""
+        return 5_000 * self.batch_size
 
     def get_extra_state(self) -> Tensor:
         """Return the list of dead latents, for a checkpoint."""
@@ -80,7 +83,7 @@ class ReluL1(Recipe):
         parts["mse"] = mse.detach()
         total = mse + penalty
         if step % c.dead_refresh_steps == 0:
-            self._dead = (since_fired >= c.dead_after_steps * self.batch_size).nonzero()[:, 0]
+            self._dead = (since_fired >= self.dead_after).nonzero()[:, 0]
         if c.dead == "ghost" and len(self._dead):
             ghost = self._ghost(pre, (x - recon).detach(), self._dead.to(x.device), mse.detach())
             parts["ghost"] = ghost.detach()
@@ -110,9 +113,9 @@ class ReluL1(Recipe):
         """Decoder rows to unit norm; resample when it is time."""
         unit_rows_(self.w_dec.data)
         c = self.settings
-        if c.dead != "resample" or (step + 1) % c.resample_every or self._last is None:
+        if c.dead != "resample" or (step + 1) % self.resample_every or self._last is None:
             return
-        dead = (since_fired >= min(c.dead_after_steps, c.resample_every) * self.batch_size).nonzero()[:, 0]
+        dead = (since_fired >= min(self.dead_after, self.resample_every * self.batch_size)).nonzero()[:, 0]
         if len(dead):
             resample(self, *self._last, dead, self._generator, self.ranks)
             self.forget(optimizer, dead)

@@ -34,8 +34,6 @@ class StackedSettings(RecipeSettings):
     """L1 coefficient of each stage beside the error's mean over dimensions; 3.2e-4, then 8e-5, if empty."""
     stage_shares: tuple[float, ...] = ()
     """Share of the run's acts each stage is trained on; equal if empty."""
-    dead_after_tokens: int = 10_000_000
-    """Acts without firing after which the log calls a latent dead; nothing is done for it."""
 
 
 @RECIPES.register("stacked")

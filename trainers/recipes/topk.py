@@ -33,8 +33,6 @@ class TopKSettings(RecipeSettings):
     k_aux: int | None = None
     """Dead latents that model the error; half the width, at most 512 (appendix A.2), if ``None``."""
     aux_coefficient: float = 1 / 32
-    dead_after_tokens: int = 10_000_000
-    """Acts without firing after which a latent is dead."""
     dead_refresh_steps: int = 10
     """Steps between new lists of the dead latents."""
     multi_k: int | None = None
@@ -64,7 +62,7 @@ class TopK(Recipe):
         self.register_buffer("scale", 1 / (sample - sample.mean(0)).square().mean().cpu())
         self.scale: Tensor
         k_aux = min(settings.k_aux or min(512, max(1, d // 2)), self.d_sae)
-        self.aux = AuxK(k=k_aux, dead_after=settings.dead_after_tokens, refresh=settings.dead_refresh_steps, ranks=self.ranks)
+        self.aux = AuxK(k=k_aux, dead_after=self.dead_after, refresh=settings.dead_refresh_steps, ranks=self.ranks)
 
     @classmethod
     def norm_kind(cls, settings: TopKSettings) -> str:
