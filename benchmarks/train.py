@@ -23,7 +23,7 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 SITE, HOOKPOINT = "blocks.3.hook_resid_pre", "layers.2"
-LRS = (1e-3, 3e-3)
+LRS = (3e-3, 1e-2)
 SEEDS = (0, 1, 2)
 
 
@@ -99,7 +99,7 @@ def quality(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     field, n = Field(args.shared, folder), args.tokens
 
     def mine(lr: float, seed: int) -> dict[str, float]:
-        return field.ours(f"ours-{lr}-{seed}", "topk", n, seed, k=8, lr=lr, lr_decay_share=0.2)
+        return field.ours(f"ours-{lr}-{seed}", "topk", n, seed, k=8, lr=lr, lr_decay_share=0.8, lr_warmup_steps=50)
 
     def sae_lens(lr: float, seed: int) -> dict[str, float]:
         out = folder / f"saelens-{lr}-{seed}"
@@ -123,7 +123,7 @@ def quality(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
     topk = {}
     sides = {
-        "saebench topk": (mine, LRS), "sae_lens topk": (sae_lens, LRS), "sparsify topk (adam)": (sparsify("adam"), LRS),
+        "saebench topk": (mine, (1e-2, 2e-2)), "sae_lens topk": (sae_lens, LRS), "sparsify topk (adam)": (sparsify("adam"), LRS),
         "sparsify topk (signum, its default)": (sparsify("signum"), (0.0, 1e-2)),
     }  # fmt: skip
     for name, (run, lrs) in sides.items():
@@ -133,17 +133,18 @@ def quality(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         topk[name] = {"lr": lr, "fvu": spread([f["fvu"] for f in found]), "frac_alive": spread([f["frac_alive"] for f in found])}
         print(json.dumps({name: topk[name]}), flush=True)
     front: dict[str, list[dict[str, Any]]] = {"saebench relu-l1": [], "sae_lens standard": []}
-    for l1 in (0.25, 0.5, 1.0, 2.0, 4.0):  # on the error summed over D, sae_lens' way; ours takes the mean
+    acts = np.load(field.acts, mmap_mode="r")[:50_000]
+    size = float(np.sqrt(np.square(acts).sum(1).mean()))
+    for l1 in (0.5, 1.5, 3.0):  # on the summed error of the raw acts, sae_lens' way; ours: mean error, acts of mean square 1
         for seed in SEEDS:
             got = field.ours(
-                f"relu-{l1}-{seed}", "relu-l1", n, seed, l1=l1 / 64, lr=1e-3, lr_warmup_steps=50, lr_decay_share=0.2,
-                dead="ghost",
+                f"relu-{l1}-{seed}", "relu-l1", n, seed, l1=l1 / 64 / size, lr=1e-2, lr_decay_share=0.3, norm="unit",
             )  # fmt: skip
             front["saebench relu-l1"].append({"l1": l1, "seed": seed, **got})
             out = folder / f"standard-{l1}-{seed}"
             call(
                 args.peers, "peers/train_sae_lens.py", "quality", "--recipe", "standard", "--acts", field.acts, "--tokens", n,
-                "--l1", l1, "--lr", 1e-3, "--seed", seed, "--out", out,
+                "--l1", l1, "--lr", 3e-3, "--seed", seed, "--out", out,
             )  # fmt: skip
             front["sae_lens standard"].append({"l1": l1, "seed": seed, **field.score(out)})
             print(json.dumps({name: rows[-1] for name, rows in front.items()}), flush=True)
@@ -162,8 +163,8 @@ def dead(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "lr_warmup_steps": 50,
     }
     for name, recipe, settings in [
-        ("topk, AuxK", "topk", {**wide, "k": 8, "lr": 1e-3}),
-        ("topk, no AuxK", "topk", {**wide, "k": 8, "lr": 1e-3, "aux_coefficient": 0.0}),
+        ("topk, AuxK", "topk", {**wide, "k": 8}),
+        ("topk, no AuxK", "topk", {**wide, "k": 8, "aux_coefficient": 0.0}),
         ("relu-l1, ghost", "relu-l1", {**relu, "dead": "ghost"}),
         ("relu-l1, resample", "relu-l1", {**relu, "dead": "resample"}),
         ("relu-l1, none", "relu-l1", {**relu, "dead": "none"}),

@@ -54,6 +54,28 @@ def random_unit_rows(s: int, d: int, generator: torch.Generator) -> Float[Tensor
     return w
 
 
+def near_identity(w_dec: Float[Tensor, "S D"]) -> Float[Tensor, "S D"]:
+    """Return an encoder for unit decoder rows with which a ReLU SAE begins near the identity: the rows, times 2D/S, at most 1.
+
+    For S random directions Σ ReLU(c d·x) d is about c S/(2D) x; without the factor a wide SAE overshoots S/(2D) times at first.
+    """
+    s, d = w_dec.shape
+    return w_dec * min(1.0, 2 * d / s)
+
+
+@torch.no_grad()
+def with_unit_decoder(
+    w_enc: Float[Tensor, "S D"], b_enc: Float[Tensor, " S"], w_dec: Float[Tensor, "S D"], b_dec: Float[Tensor, " D"]
+) -> tuple[dict[str, Tensor], Float[Tensor, " S"]]:
+    """Return (fields of :class:`saebench.sae.SAEWeights` for the same function with unit decoder rows, the norms of the rows)."""
+    norm = w_dec.norm(dim=1).clamp_min(1e-12)
+    fields = {
+        "W_enc": (w_enc * norm[:, None]).T.contiguous(), "b_enc": b_enc * norm, "W_dec": w_dec / norm[:, None],
+        "b_dec": b_dec.clone(),
+    }  # fmt: skip
+    return fields, norm
+
+
 @torch.no_grad()
 def fired_in(active: Active, d_sae: int) -> Bool[Tensor, " S"]:
     """Return which latents are ≠ 0 in any row, without waiting for the device."""

@@ -17,7 +17,7 @@ from saebench.sae import SAEWeights
 
 from ..config import RecipeSettings
 from ..recipe import Losses, Recipe, Start
-from ..rows import drop_parallel_, geometric_median, random_unit_rows, unit_rows_
+from ..rows import drop_parallel_, geometric_median, near_identity, random_unit_rows, unit_rows_
 
 
 class GatedSettings(RecipeSettings):
@@ -44,7 +44,7 @@ class Gated(Recipe):
         super().__init__(settings, start)
         w = random_unit_rows(self.d_sae, self.d_in, start.generator)
         self.w_dec = nn.Parameter(w)
-        self.w_enc = nn.Parameter(w.clone())
+        self.w_enc = nn.Parameter(near_identity(w))
         self.b_gate, self.b_mag, self.r_mag = (nn.Parameter(torch.zeros(self.d_sae)) for _ in range(3))
         self.b_dec = nn.Parameter(geometric_median(start.sample).cpu())
 

@@ -20,7 +20,7 @@ from saebench.sae import SAEWeights
 
 from ..config import RecipeSettings
 from ..recipe import Losses, Recipe, Start
-from ..rows import drop_parallel_, random_unit_rows, unit_rows_
+from ..rows import drop_parallel_, random_unit_rows, unit_rows_, with_unit_decoder
 
 
 class JumpReluSettings(RecipeSettings):
@@ -119,14 +119,8 @@ class JumpRelu(Recipe):
 
     def weights(self) -> SAEWeights:
         """Return the same function with unit decoder rows, and the thresholds."""
-        norm = self.w_dec.detach().norm(dim=1).clamp_min(1e-12)
-        return SAEWeights(
-            W_enc=(self.w_enc.detach() * norm[:, None]).T.contiguous(),
-            b_enc=self.b_enc.detach() * norm,
-            W_dec=self.w_dec.detach() / norm[:, None],
-            b_dec=self.b_dec.detach().clone(),
-            threshold=self.log_threshold.detach().exp() * norm,
-        )
+        fields, norm = with_unit_decoder(*(p.detach() for p in (self.w_enc, self.b_enc, self.w_dec, self.b_dec)))
+        return SAEWeights(**fields, threshold=self.log_threshold.detach().exp() * norm)
 
 
 class _Jump(torch.autograd.Function):

@@ -17,7 +17,7 @@ from saebench.sae import SAEWeights
 
 from ..config import RecipeSettings
 from ..recipe import Losses, Recipe, Start
-from ..rows import random_unit_rows
+from ..rows import random_unit_rows, with_unit_decoder
 
 _FIRST_NORM = 0.1
 
@@ -73,10 +73,5 @@ class ReluApril(Recipe):
 
     def weights(self) -> SAEWeights:
         """Return the same function with unit decoder rows."""
-        norm = self.w_dec.detach().norm(dim=1).clamp_min(1e-12)
-        return SAEWeights(
-            W_enc=(self.w_enc.detach() * norm[:, None]).T.contiguous(),
-            b_enc=self.b_enc.detach() * norm,
-            W_dec=self.w_dec.detach() / norm[:, None],
-            b_dec=self.b_dec.detach().clone(),
-        )
+        fields, _ = with_unit_decoder(*(p.detach() for p in (self.w_enc, self.b_enc, self.w_dec, self.b_dec)))
+        return SAEWeights(**fields)

@@ -19,7 +19,7 @@ from saebench.sae import SAEWeights
 
 from ..config import RecipeSettings
 from ..recipe import Losses, Recipe, Start
-from ..rows import drop_parallel_, geometric_median, random_unit_rows, unit_rows_
+from ..rows import drop_parallel_, geometric_median, near_identity, random_unit_rows, unit_rows_
 
 
 class StackedSettings(RecipeSettings):
@@ -58,7 +58,7 @@ class Stacked(Recipe):
         self.ends = [round(self.steps * sum(shares[: i + 1]) / sum(shares)) for i in range(n)]
         w = random_unit_rows(self.d_sae, self.d_in, start.generator).split(self.latents)
         self.w_dec_stages = nn.ParameterList([nn.Parameter(part.clone()) for part in w])
-        self.w_enc_stages = nn.ParameterList([nn.Parameter(part.clone()) for part in w])
+        self.w_enc_stages = nn.ParameterList([nn.Parameter(near_identity(part)) for part in w])
         self.b_enc_stages = nn.ParameterList([nn.Parameter(torch.zeros(m)) for m in self.latents])
         median = geometric_median(start.sample).cpu()
         self.b_dec_stages = nn.ParameterList([nn.Parameter(median if i == 0 else torch.zeros_like(median)) for i in range(n)])

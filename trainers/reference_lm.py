@@ -1,0 +1,345 @@
+"""``python -m saebench.trainers.reference_lm --out FOLDER``: the small language model that ships with saebench.
+
+A GPT-2 of about 6M weights and a byte-level BPE, both trained on storyworld. Losses are in nats per token.
+
+Letters: ``B``, ``N`` contexts, ``L`` positions.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+import os
+import sys
+import tempfile
+import time
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from jaxtyping import Float, Int
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from saebench.errors import IncompleteError, InputError, SaebenchError
+from saebench.lm.model import parse_device
+from saebench.progress import Progress, SilentProgress
+from saebench.store import check_writable, write_atomic
+
+from .checkpoint import checkpoint_file, load_checkpoint, save_checkpoint
+from .ranks import Ranks
+from .reference_card import Row, write_card, write_curve
+from .reference_config import ReferenceConfig, check, command, make_model, settings
+from .reference_text import HeldOut, TextStream, held_out, save_tokenizer, train_tokenizer
+from .stop import Stop
+
+_LR_END = 0.1
+_CLIP = 1.0
+_FLAT = 0.002
+"""Nats per token by which a window of evaluations must improve on what was before it."""
+_LOOK_EVERY = 20
+"""Steps after which losses are looked at; on CUDA looking waits for the device."""
+_PARTS = ("train", "eval")
+_INTERRUPTED = 130
+
+
+class ReferenceTrainer:
+    """Trains the model to the end, or from a checkpoint on.
+
+    Args:
+        config: The run.
+        tokenizer: What it reads with.
+
+    Raises:
+        InputError: A setting is impossible, or the checkpoint in the folder belongs to another run.
+    """
+
+    def __init__(self, config: ReferenceConfig, tokenizer: Tokenizer) -> None:
+        self.config = config
+        self.device = parse_device(config.device)
+        self.model = make_model(config).to(self.device)  # pyright: ignore[reportArgumentType]
+        decayed = [p for p in self.model.parameters() if p.ndim > 1]
+        others = [p for p in self.model.parameters() if p.ndim <= 1]
+        self._adam = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            lr=config.lr, betas=(0.9, 0.95), fused=self.device.type == "cuda",
+        )  # fmt: skip
+        length = {"context_length": config.context_length}
+        self._text = TextStream(tokenizer, seed=config.seed, part="train", workers=_workers(config, self.device), **length)
+        more = {"seed": config.seed + 1, "n_contexts": config.eval_contexts, **length}
+        self._held_out = {part: held_out(tokenizer, part=part, **more) for part in _PARTS}
+        self.step, self.seconds = 0, 0.0
+        self.rows: list[Row] = []
+        self._pending: list[tuple[int, Tensor, Tensor]] = []
+        self._losses: list[float] = []
+        self._identity = {"config": repr(settings(config)), "corpus": _hash(tokenizer, self._held_out)}
+        saved = load_checkpoint(config.out, Ranks(), **self._identity)
+        if saved is not None:
+            self._restore(saved)
+        self._clock = time.perf_counter()
+
+    def run(self, progress: SilentProgress) -> str:
+        """Train, write the model's folder, and return why training ended.
+
+        Raises:
+            IncompleteError: A loss or a gradient is not finite; the message names the step.
+        """
+        progress.start(self.config.steps, "reference model")
+        progress.advance(self.step)
+        try:
+            with Stop() as stop:
+                if not self.rows:
+                    self._evaluate(progress)
+                self._clock = time.perf_counter()
+                while (why := self._why_stop()) is None:
+                    if stop.wanted:
+                        progress.note(f"stopped at step {self.step}; --resume goes on from {self.save()}")
+                        raise KeyboardInterrupt
+                    self._one_step(progress)
+                    progress.advance(1)
+                self._finish(why)
+            return why
+        finally:
+            self._text.close()
+
+    def loss(self, tokens: Int[Tensor, "B L"], targets: Int[Tensor, "B L"]) -> Float[Tensor, " P"]:
+        """Return CE of each of the ``B·L`` predictions, in nats; bfloat16 autocast on CUDA, the softmax in float32."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            logits = self.model(input_ids=tokens, use_cache=False).logits
+        return nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
+
+    def lr(self, step: int) -> float:
+        """Return the learning rate of a step, the first being 0: linear warm-up, then half a cosine to a tenth."""
+        config = self.config
+        if step < config.warmup:
+            return config.lr * (step + 1) / config.warmup
+        done = (step - config.warmup) / max(1, config.steps - config.warmup)
+        return config.lr * (_LR_END + (1 - _LR_END) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+
+    def _one_step(self, progress: SilentProgress) -> None:
+        config = self.config
+        tokens = self._text.batch(config.batch_size)
+        tokens = tokens.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tokens
+        for group in self._adam.param_groups:
+            group["lr"] = self.lr(self.step)
+        loss = self.loss(tokens[:, :-1], tokens[:, 1:]).mean()
+        self._adam.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), _CLIP)
+        self._adam.step()
+        self.step += 1
+        self._pending.append((self.step, loss.detach(), norm))
+        last = self.step == config.steps
+        if self.step % _LOOK_EVERY == 0:
+            self._look(progress)
+        if self.step % config.eval_every == 0 or last:
+            self._evaluate(progress)
+        if self.step % config.checkpoint_every == 0 and not last:
+            self.save()
+
+    def _look(self, progress: SilentProgress) -> None:
+        """Look at the losses taken since the last time; raises ``IncompleteError`` at the first bad one."""
+        pending, self._pending = self._pending, []
+        if not pending:
+            return
+        for (step, _, _), loss, norm in zip(
+            pending,
+            torch.stack([loss for _, loss, _ in pending]).tolist(),
+            torch.stack([norm for _, _, norm in pending]).tolist(),
+            strict=True,
+        ):
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                what = f"loss is {loss}" if not math.isfinite(loss) else f"gradient's norm is {norm}"
+                path = checkpoint_file(self.config.out, Ranks())
+                kept = f"the last good checkpoint is {path}" if path.exists() else "no checkpoint was written yet"
+                raise IncompleteError(f"the {what} at step {step}; {kept}; try a smaller --lr")
+            self._losses.append(loss)
+        progress.status(f"loss {self._losses[-1]:.4f}" + (f" · held out {self.rows[-1]['ce_train']:.4f}" if self.rows else ""))
+
+    def _tick(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        now = time.perf_counter()
+        self.seconds, self._clock = self.seconds + now - self._clock, now
+
+    def _evaluate(self, progress: SilentProgress) -> None:
+        """Add a row to the curve and write it."""
+        self._look(progress)
+        self._tick()
+        tokens = self.step * self.config.batch_size * self.config.context_length
+        row: Row = {"step": self.step, "tokens": tokens, "lr": self.lr(self.step)}
+        if self._losses:
+            row["loss"] = math.fsum(self._losses) / len(self._losses)
+        scores = self.score()
+        row |= {f"ce_{part}": scores[part] for part in _PARTS}
+        row |= {f"bound_{part}": self._held_out[part].bound for part in _PARTS}
+        row["seconds"] = round(self.seconds, 1)
+        if self.rows and self.seconds > self.rows[-1]["seconds"]:
+            before = self.rows[-1]
+            row["tokens_per_second"] = round((tokens - before["tokens"]) / (self.seconds - before["seconds"]))
+        self.rows.append(row)
+        self._losses = []
+        write_curve(self.config.out, self.rows)
+        progress.note(
+            f"step {self.step}: held out {row['ce_train']:.4f}, bound {row['bound_train']:.4f}; "
+            f"evaluation part {row['ce_eval']:.4f}, bound {row['bound_eval']:.4f}"
+        )
+        self._clock = time.perf_counter()
+
+    @torch.inference_mode()
+    def score(self) -> dict[str, float]:
+        """Return held-out CE in nats per token of each part; BOS is not predicted, <|endoftext|> between documents is."""
+        self.model.eval()
+        scores = {}
+        for part, text in self._held_out.items():
+            losses = []
+            for tokens in text.tokens.split(self.config.batch_size):
+                tokens = tokens.to(self.device)
+                losses.append(self.loss(tokens[:, :-1], tokens[:, 1:]).double().sum())
+            scores[part] = torch.stack(losses).sum().item() / text.tokens[:, 1:].numel()
+        self.model.train()
+        return scores
+
+    def _why_stop(self) -> str | None:
+        """Return why training is over, or ``None``: a function of the step and the curve alone."""
+        config, past = self.config, [row["ce_train"] for row in self.rows]
+        if self.step >= config.steps:
+            return f"all {config.steps} steps were done"
+        if config.stop_gap and past[-1] - self.rows[-1]["bound_train"] <= config.stop_gap:
+            return f"held-out CE came within {config.stop_gap:g} nats of the bound"
+        if config.patience and len(past) > config.patience:
+            if min(past[: -config.patience]) - min(past[-config.patience :]) < _FLAT:
+                return f"held-out CE improved by less than {_FLAT} nats over {config.patience} evaluations"
+        return None
+
+    def _finish(self, why: str) -> None:
+        config, last = self.config, checkpoint_file(self.config.out, Ranks())
+        half = copy.deepcopy(self.model).to("cpu", torch.float16)
+        for name, weight in half.named_parameters():
+            if not bool(weight.isfinite().all()):
+                raise IncompleteError(f"{name} does not fit float16; the weights are in {self.save()}")
+        self.model.load_state_dict(half.state_dict())  # from here on the numbers are those of the stored weights
+        _save_model(half, config.out)
+        write_card(
+            config.out, parameters=sum(p.numel() for p in half.parameters()), settings=settings(config),
+            command=command(config), rows=self.rows, why=why, stored=self.score(), device=str(self.device),
+        )  # fmt: skip
+        last.unlink(missing_ok=True)
+
+    def save(self) -> Path:
+        """Write a checkpoint and return its file."""
+        self._look(SilentProgress())
+        self._tick()
+        state = self._identity | {
+            "step": self.step, "seconds": self.seconds, "rows": self.rows, "losses": self._losses,
+            "model": self.model.state_dict(), "adam": self._adam.state_dict(), "text": self._text.state(),
+        }  # fmt: skip
+        return save_checkpoint(self.config.out, Ranks(), state)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.rows, self._losses = state["rows"], state["losses"]
+        self.model.load_state_dict(state["model"])
+        self._adam.load_state_dict(state["adam"])
+        self._text.restore(state["text"])
+
+
+def train_reference(config: ReferenceConfig, *, resume: bool = False, progress: SilentProgress | None = None) -> str:
+    """Train the tokenizer and the model into ``config.out``, and return why training ended.
+
+    Args:
+        config: The run.
+        resume: Go on from the checkpoint in the folder; with none there, from the start.
+        progress: Told what happens; silent if ``None``.
+
+    Raises:
+        InputError: An impossible setting, or a folder that holds a run that is finished, or not to be resumed, or another.
+        IncompleteError: A loss or a gradient is not finite.
+    """
+    out, progress = config.out, progress or SilentProgress()
+    checkpoint = checkpoint_file(out, Ranks())
+    if checkpoint.exists() and not resume:
+        raise InputError(f"{out} holds a run that was stopped; go on with --resume, or choose another --out")
+    if (out / "model.safetensors").exists() and not checkpoint.exists():
+        raise InputError(f"{out} holds a finished model already; choose another --out")
+    check(config)
+    check_writable(out)
+    path = out / "tokenizer.json"
+    if checkpoint.exists() and path.exists():
+        tokenizer = Tokenizer.from_file(str(path))
+    else:
+        progress.note(f"training the tokenizer on {config.tokenizer_documents} documents")
+        tokenizer = train_tokenizer(vocab_size=config.vocab_size, n_documents=config.tokenizer_documents, seed=config.seed)
+        save_tokenizer(tokenizer, out, context_length=config.context_length)
+    return ReferenceTrainer(config, tokenizer).run(progress)
+
+
+def _workers(config: ReferenceConfig, device: torch.device) -> int:
+    if config.workers >= 0:
+        return config.workers
+    return min(8, max(1, (os.cpu_count() or 1) - 1)) if device.type == "cuda" else 0
+
+
+def _hash(tokenizer: Tokenizer, texts: dict[str, HeldOut]) -> str:
+    """Return a hash of the tokenizer and the held-out text, which changes with the generator too."""
+    digest = hashlib.sha256(tokenizer.to_str().encode())
+    for text in texts.values():
+        digest.update(text.tokens.numpy().astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
+def _save_model(model: Any, folder: Path) -> None:
+    """Write configuration and weights, the weights last, each whole or not at all."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        model.save_pretrained(name)
+        for path in sorted(Path(name).iterdir(), key=lambda p: p.suffix == ".safetensors"):
+            write_atomic(folder / path.name, path.read_bytes())
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option("--resume", is_flag=True, help="Go on with the run in the folder; with none there, start one.")
+def _main(resume: bool, **values: Any) -> None:
+    """Train the reference language model and its tokenizer on storyworld.
+
+    Writes a Hugging Face folder (float16 weights, tokenizer, README.md) with curve.csv and curve.png. Ctrl-C saves after the
+    present step; --resume goes on and, on a CPU, ends in the same bytes as a run that was never stopped.
+    """
+    progress = Progress()
+    try:
+        why = train_reference(ReferenceConfig(**values), resume=resume, progress=progress)
+    finally:
+        progress.done()
+    progress.note(f"saebench: {why}; the model is in {values['out']}")
+
+
+for _field in fields(ReferenceConfig):
+    _kind = {"int": int, "float": float, "str": str, "Path": click.Path(path_type=Path)}[str(_field.type)]
+    _given: dict[str, Any] = {"required": True} if _field.name == "out" else {"default": _field.default, "show_default": True}
+    _option = click.option(f"--{_field.name.replace('_', '-')}", type=_kind, help=_field.metadata["help"], **_given)
+    _main = _option(_main)
+
+
+def main() -> int:
+    """Run the command and return its exit code; every error becomes one line on standard error."""
+    try:
+        _main.main(standalone_mode=False)
+        return 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except SaebenchError as error:
+        click.echo(f"saebench: {error}", err=True)
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("saebench: interrupted; --resume goes on from the last checkpoint", err=True)
+        return _INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())
