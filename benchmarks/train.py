@@ -155,13 +155,8 @@ def dead(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Train wide SAEs, 32 latents a dimension, with and without what keeps latents alive; dead: silent on 500k tokens."""
     field, n = Field(args.shared, folder, held_out=4096), args.tokens
     rows = []
-    wide = {"d_sae": 32 * 64, "lr_decay_share": 0.2}
-    relu = {
-        **wide,
-        "l1": 1.0 / 64,
-        "lr": 1e-3,
-        "lr_warmup_steps": 50,
-    }
+    wide = {"d_sae": 32 * 64, "lr_decay_share": 0.5, "lr": 5e-3}
+    relu = {**wide, "l1": 0.0034, "norm": "unit"}
     for name, recipe, settings in [
         ("topk, AuxK", "topk", {**wide, "k": 8}),
         ("topk, no AuxK", "topk", {**wide, "k": 8, "aux_coefficient": 0.0}),

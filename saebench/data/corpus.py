@@ -60,10 +60,10 @@ def build_corpus(
 ) -> Corpus:
     """Build the contexts.
 
-    Text: documents are shuffled by the seed, tokenised without added special tokens, joined by the separator, and cut
-    into contexts that each begin with BOS; the incomplete rest is dropped. A ``.txt`` file is one document, or several
-    between lines ``<|endoftext|>``, and is read in order. Its contexts, and pre-tokenised ones, are taken as they are;
-    where fewer are wanted than there are, the seed chooses and file order is kept.
+    Text: documents are shuffled (or generated) by the seed, tokenised without added special tokens, joined by the
+    separator, and cut into contexts that each begin with BOS; the incomplete rest is dropped. A ``.txt`` file is one
+    document, or several between lines ``<|endoftext|>``, and is read in order. Its contexts, and pre-tokenised ones, are
+    taken as they are; where fewer are wanted than there are, the seed chooses and file order is kept.
 
     Args:
         spec: What to read.
@@ -76,7 +76,7 @@ def build_corpus(
 
     Raises:
         InputError: No such corpus, an empty or damaged one, ids outside the vocabulary, a context the model cannot
-            take, or a hub stream without a number of contexts.
+            take, or a hub stream or the generator without a number of contexts.
     """
     wanted = min((n for n in (spec.n_contexts, limit) if n is not None), default=None)
     if wanted is not None and wanted < 1:
@@ -85,7 +85,7 @@ def build_corpus(
         _check_length(spec.context_length, max_context)
     source = open_source(spec, seed=seed, data_dir=data_dir)
     if source.shuffled and wanted is None:
-        raise InputError(f"{spec.source} is streamed from the hub without an end in sight; say how much with --limit")
+        raise InputError(f"{spec.source} is a stream without an end in sight; say how much with --limit")
     if has_ids(source):
         packed = read_ids(source, spec, tokenizer, wanted=wanted, seed=seed)
     else:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,10 @@ from saebench.data.spec import CorpusSpec
 from saebench.data.tables import ParquetTable, SavedTable, open_table
 from saebench.errors import InputError, did_you_mean
 
+STORYWORLD = "storyworld"
+"""The corpus that is generated, not read."""
+Part = Literal["train", "eval"]
+PARTS: tuple[Part, ...] = get_args(Part)
 _BETWEEN = re.compile(r"^[ \t]*<\|endoftext\|>[ \t]*\r?$", re.MULTILINE)
 
 
@@ -32,7 +36,7 @@ class Source:
     table: SavedTable | ParquetTable | None = None
     """The same rows by number, where the file allows it."""
     shuffled: bool = False
-    """Whether the rows are a hub stream's, in the seed's order already."""
+    """Whether the rows come without an end in sight, in the seed's order already: a hub stream, or the generator."""
     in_order: bool = False
     """A plain text file: its contexts, not its documents, are chosen by the seed."""
 
@@ -48,17 +52,25 @@ def open_source(spec: CorpusSpec, *, seed: int, data_dir: Path | None) -> Source
 
     Args:
         spec: What to read.
-        seed: Seed of a hub stream's shuffle.
+        seed: Seed of a hub stream's shuffle, or of what is generated.
         data_dir: Folder of a local mirror.
 
     Raises:
-        InputError: There is no such file or data set, or it is empty or damaged.
+        InputError: There is no such file, data set or part, or it is empty or damaged.
     """
-    path = Path(spec.source).expanduser()
+    part = storyworld_part(spec)
+    if part is not None:
+        from saebench.data.storyworld import generate
+
+        rows = ({spec.text_column: document.text} for document in generate(seed, part))
+        source = _rows(rows, origin=f"generated:{STORYWORLD}/{part}")
+        source.shuffled = True
+        return source
+    path, split = Path(spec.source).expanduser(), spec.split or "train"
     if path.suffix == ".npy":
         return Source(origin=f"file:{path.name}", ids=_npy(path))
     if path.is_dir() or (path.is_file() and path.suffix == ".parquet"):
-        table = open_table(path, spec.split)
+        table = open_table(path, split)
         source = _rows(table.rows(), origin=f"file:{path.name}")
         source.table = table
     elif path.is_file():
@@ -66,12 +78,31 @@ def open_source(spec: CorpusSpec, *, seed: int, data_dir: Path | None) -> Source
     elif path.suffix in {".txt", ".jsonl", ".gz", ".parquet"} or spec.source.startswith((".", "/", "~")):
         raise InputError(f"no such corpus file: {path}")
     else:
-        found = load_rows(spec.source, config=spec.config, split=spec.split, revision=spec.revision, seed=seed, data_dir=data_dir)
+        found = load_rows(spec.source, config=spec.config, split=split, revision=spec.revision, seed=seed, data_dir=data_dir)
         source = _rows(found.rows, origin=found.origin, revision=found.revision)
         source.shuffled = not found.local
     if source.first is None:
         raise InputError(f"{spec.source} is empty; give a corpus with text in it")
     return source
+
+
+def storyworld_part(spec: CorpusSpec) -> Part | None:
+    """Return which part of the generated corpus is named, ``None`` where another corpus is.
+
+    The name alone always means the generator; a folder of that name is ``./storyworld``.
+
+    Raises:
+        InputError: It has no such part, or a configuration or a revision is asked of it.
+    """
+    name, colon, part = spec.source.partition(":")
+    if name != STORYWORLD:
+        return None
+    if spec.config is not None or spec.revision is not None:
+        raise InputError(f"{STORYWORLD} is generated and has neither configurations nor revisions; leave them out")
+    part = part if colon else spec.split or "eval"
+    if part not in PARTS:
+        raise InputError(f"{STORYWORLD} has no part {part!r}.{did_you_mean(part, PARTS)} It has: {', '.join(PARTS)}.")
+    return part
 
 
 def text_of(row: Row, column: str, source: str) -> str:

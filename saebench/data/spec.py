@@ -12,9 +12,11 @@ class CorpusSpec:
 
     source: str
     """Hub id; or a ``.txt``, ``.jsonl``, ``.jsonl.gz``, ``.npy``, ``.parquet`` file; or a folder of Parquet files or
-    one that ``save_to_disk`` wrote. Rows with a column ``input_ids`` are taken as tokens, whatever else they hold."""
+    one that ``save_to_disk`` wrote. Rows with a column ``input_ids`` are taken as tokens, whatever else they hold.
+    ``storyworld`` is the generator in :mod:`saebench.data.storyworld`; ``storyworld:train`` names the part as well."""
     config: str | None = None
-    split: str = "train"
+    split: str | None = None
+    """``train`` if ``None``; of ``storyworld``, which has ``train`` and ``eval``, ``eval``."""
     text_column: str = "text"
     context_length: int | None = None
     """Tokens per context, BOS included. ``None``: the model's maximum, at most 1,024; for tokens, the data's own."""
