@@ -46,6 +46,8 @@ bench: $(STAMP) $(PEERS)/.installed ## measure speed and memory against the peer
 	$(BIN)/saebench run --sae $(SHARED)/saes/stories260K/saelens-topk --model $(SHARED)/models/stories260K --limit 8 \
 		--corpus roneneldan/TinyStories --data-dir $(SHARED)/data --out build/bench-records
 	$(BIN)/python benchmarks/start.py --records build/bench-records --json benchmarks/figures/start.json
+	for what in quality dead memory speed; do \
+		$(BIN)/python benchmarks/train.py $$what --peers $(PEERS)/bin/python --shared $(SHARED) || exit 1; done
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) $(PEERS) build dist .pytest_cache .ruff_cache *.egg-info
