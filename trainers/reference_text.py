@@ -11,10 +11,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 from collections import deque
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -101,9 +102,16 @@ _workers_tokenizer: Tokenizer | None = None
 
 def _begin_worker(tokenizer: str) -> None:
     global _workers_tokenizer
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the first one decides
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _workers_tokenizer = Tokenizer.from_str(tokenizer)
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(0)
 
 
 def _in_worker(seed: int, part: Part, first: int) -> Portion:
@@ -169,9 +177,14 @@ class TextStream:
             self._pool = ProcessPoolExecutor(
                 self._workers, get_context("spawn"), initializer=_begin_worker, initargs=(self._tokenizer.to_str(),)
             )
-        while len(self._coming) < _AHEAD * self._workers:
-            at = first + len(self._coming) * _AT_ONCE
-            self._coming.append(self._pool.submit(_in_worker, self._seed, self._part, at))
+        # a terminal sends Ctrl-C to every process, but only the first one decides: the others begin with it blocked
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        try:
+            while len(self._coming) < _AHEAD * self._workers:
+                at = first + len(self._coming) * _AT_ONCE
+                self._coming.append(self._pool.submit(_in_worker, self._seed, self._part, at))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return self._coming.popleft().result()
 
 

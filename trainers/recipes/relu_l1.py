@@ -42,7 +42,8 @@ class ReluL1(Recipe):
 
     ``ghost``: exp of the pre-activations of dead latents, decoded and scaled to half the norm of the error, is fitted to the
     error; the term is rescaled to the size of the main one and is 0 until a latent is dead. ``resample``: every so many steps
-    dead latents start again towards the acts that are reconstructed worst.
+    dead latents start again towards the acts that are reconstructed worst. The encoder begins as the decoder's transpose,
+    scaled so that the whole is near the identity (ours; the source draws it at random).
     """
 
     Settings = ReluL1Settings
