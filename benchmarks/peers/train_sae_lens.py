@@ -60,7 +60,7 @@ def step(args: argparse.Namespace) -> dict[str, object]:
     """Time steps on random acts."""
     torch.manual_seed(0)
     sae = make(args, args.d_in)
-    config = SAETrainerConfig(total_training_samples=10**9, train_batch_size_samples=args.batch, lr=3e-4)
+    config = SAETrainerConfig(total_training_samples=10**9, train_batch_size_samples=args.batch, lr=3e-4, lr_end=3e-4)
     acts = torch.randn(2 * args.batch, args.d_in)
     trainer = SAETrainer(config, sae, shuffled(acts, args.batch, 0))
     return {"seconds": timed(lambda: trainer.step(next(trainer.data_provider)), args.steps)}
