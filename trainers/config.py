@@ -76,7 +76,7 @@ class TrainConfig(BaseModel):
     split: Literal["data", "latents"] = "data"
     """What the processes of ``torchrun`` divide among them."""
     spike: float = 10.0
-    """A loss above this many times the median of the last rows stops the run; 0 never does."""
+    """A loss above this many times the median of the last 200 steps stops the run; 0 never does."""
     log_every: int = 50
     """Steps between rows of ``metrics.csv``."""
     eval_every: int = 0

@@ -1,6 +1,6 @@
 """The one loop behind every recipe: acts → buffer → step → schedule → log → checkpoint → evaluation → native folder.
 
-One or many SAEs are trained on one stream: the model's forward, the buffer and the normalised batch are shared.
+One or many SAEs are trained on one stream: the model's forward and the buffer are shared.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import torch
 from torch import Tensor
 
 from saebench.data import Corpus
-from saebench.errors import IncompleteError
+from saebench.errors import IncompleteError, InputError
 from saebench.lm.port import Port
 from saebench.progress import Progress, SilentProgress
 from saebench.provenance import machine, source_commit, versions
@@ -98,6 +99,8 @@ class Loop:
         self.step = 0
         if saved is not None:
             self._restore(saved)
+        if len(self.ranks.gather(torch.tensor(self.step, device=self.device)).unique()) > 1:
+            raise InputError(f"the processes' checkpoints in {folder} are of different steps; delete them, or use another --out")
 
     def run(self, progress: Progress | SilentProgress) -> list[SAE]:
         """Train to the end, write the native folders, and return the SAEs.
@@ -115,20 +118,25 @@ class Loop:
             with Stop() as stop:
                 while self.step < config.steps and self._going():
                     if self._told_to_stop(stop):
-                        raise KeyboardInterrupt
+                        self._leave(progress)
                     self._one_step(progress)
                     progress.advance(1)
-            return self._finish(progress)
-        except KeyboardInterrupt:
-            self._check()
-            if self._going():
-                progress.note(f"stopped at step {self.step}; the same command goes on from {self.save()}")
-            raise
+            try:
+                return self._finish(progress)
+            except KeyboardInterrupt:
+                self._leave(progress)
         finally:
             for seat in self._seats:
                 seat.journal.close()
             if isinstance(self._source, Prefetch):
                 self._source.close()
+
+    def _leave(self, progress: SilentProgress) -> NoReturn:
+        """Save and interrupt. Only called between steps: a second signal, within a step, leaves the last checkpoint alone."""
+        self._check()
+        if self._going():
+            progress.note(f"stopped at step {self.step}; the same command goes on from {self.save()}")
+        raise KeyboardInterrupt
 
     def _told_to_stop(self, stop: Stop) -> bool:
         """Return whether to stop before the next step; several processes agree on it every few steps."""
@@ -186,24 +194,24 @@ class Loop:
         progress.status(shown)
         self._clock, self._clock_step = time.perf_counter(), self.step
 
-    def _evaluate(self, seat: _Seat) -> PassResult:
-        """Add the harness's own scores on the held-out contexts to the last row of the log."""
+    def _evaluate(self, seat: _Seat) -> tuple[SAE, PassResult]:
+        """Add the harness's own scores on the held-out contexts to the last row of the log; return the SAE and all of them."""
+        sae = seat.trainee.sae()
         metrics = [METRICS.get(name) for name in ("reconstruction", "sparsity", "splice")]
         quiet = self._source.paused() if isinstance(self._source, Prefetch) else contextlib.nullcontext()
         with quiet:
-            [result] = Pass(seat.port, [seat.trainee.sae().to(device=self.device)], metrics, self.held_out).run()
+            [result] = Pass(seat.port, [sae.to(device=self.device)], metrics, self.held_out).run()
         scores = {score.name: score.value for part in result.results for score in part.scores}
         if not seat.journal.rows or seat.journal.rows[-1]["step"] != self.step:
             seat.journal.rows.append({"step": float(self.step), "tokens": float(self.step * self.config.batch_size)})
         seat.journal.extend({f"held_out_{name}": value for name in _SCORES if (value := scores[name]) is not None})
-        return result
+        return sae, result
 
     def _finish(self, progress: SilentProgress) -> list[SAE]:
         self._check()
         saes = []
         for seat in self._going():
-            result = self._evaluate(seat)
-            sae = seat.trainee.sae()
+            sae, result = self._evaluate(seat)
             saes.append(sae)
             if self.ranks.first:
                 self._write(seat, sae, result, progress)

@@ -47,8 +47,9 @@ def train(recipe: str | None, file: Path | None, assignments: tuple[str, ...], *
         progress.done()
     if os.environ.get("RANK", "0") != "0":
         return 0  # under torchrun one process speaks
-    where = values["out"] if len(saes) == 1 and recipe else f"{values['out']}/*"
-    say(f"{len(saes)} SAE{'s' * (len(saes) != 1)} written to {where}; score with: saebench run --sae {where}")
+    folders = [values["out"]] if recipe else [f"{values['out']}/{sae.config.name}" for sae in saes]
+    several = f"{len(saes)} SAEs " if len(saes) > 1 else ""
+    say(f"{several}written to {values['out']}; score with: saebench run {' '.join(f'--sae {folder}' for folder in folders)}")
     return 0
 
 

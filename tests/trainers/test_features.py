@@ -193,6 +193,26 @@ def test_sigint_saves_says_how_to_go_on_and_the_run_ends_as_if_never_stopped(wor
     assert load_sae(tmp_path / "stopped").sha256 == load_sae(tmp_path / "whole").sha256
 
 
+def test_an_interrupt_within_a_step_leaves_the_last_whole_checkpoint_alone(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from saebench.trainers.trainee import Trainee
+
+    real = Trainee._average
+
+    def average(self: Trainee) -> None:  # the optimiser has stepped, the counters have not
+        if self.step == 16:
+            raise KeyboardInterrupt
+        real(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainee, "_average", average)
+        with pytest.raises(KeyboardInterrupt):
+            trained(world, tmp_path / "torn")
+    assert torch.load(tmp_path / "torn/checkpoint.pt", weights_only=True)["step"] == 14
+    assert trained(world, tmp_path / "torn").sha256 == trained(world, tmp_path / "whole").sha256
+
+
 def test_a_text_changed_since_the_checkpoint_is_noticed(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import numpy as np
 

@@ -109,8 +109,11 @@ def test_a_sweep_from_the_command_line(world: Path, tmp_path: Path, capsys: pyte
     file = tmp_path / "sweep.yaml"
     file.write_text(yaml.safe_dump({k: str(v) if isinstance(v, Path) else v for k, v in told.items()}))
     assert main(["train", "--config", str(file)]) == 0
-    assert "2 SAEs written" in capsys.readouterr().out + capsys.readouterr().err or (tmp_path / "out").is_dir()
-    assert len(list((tmp_path / "out").glob("*/sae.safetensors"))) == 2
+    said = capsys.readouterr()
+    folders = sorted(p.parent for p in (tmp_path / "out").glob("*/sae.safetensors"))
+    assert len(folders) == 2
+    assert "2 SAEs written" in said.out + said.err
+    assert all(f"--sae {folder}" in said.out + said.err for folder in folders), "a command that can be run as it stands"
     assert main(["train", "topk", "--config", str(file)]) == 2
     assert "lists recipes already" in capsys.readouterr().err
     assert main(["train", "--model", "x", "--corpus", "y", "--site", "z", "--out", str(tmp_path / "n")]) == 2

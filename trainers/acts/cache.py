@@ -79,7 +79,7 @@ class ActsCache:
             return []
         try:
             told = json.loads(path.read_text(encoding="utf-8"))
-            shards, identity = told["shards"], told["identity"]
+            shards, identity = list(told["shards"]), dict(told["identity"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} cannot be read ({error}); delete the folder, and it is made again") from None
         for key, value in self.identity.items():
@@ -95,9 +95,9 @@ class ActsCache:
         Raises:
             InputError: There is not room enough on the disk, or it cannot be written.
         """
-        missing = self.n_shards - len(self.shards)
-        if not missing:
+        if self.complete:
             return
+        missing = self.n_shards - len(self.shards)
         room = _free(self.folder)
         wanted = int(self.size() * missing / self.n_shards * _SPARE)
         told = f"{self.size() / 1e9:.2f} GB of acts in {self.n_shards} shards at {self.folder}"
