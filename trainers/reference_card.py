@@ -129,8 +129,9 @@ length reaches the bound.
 |---|---|
 {table}
 
-AdamW (β 0.9, 0.95), linear warm-up, cosine to a tenth of the learning rate, gradient norm clipped at 1{
-        ", bfloat16 autocast" if device.startswith("cuda") else ""
-    }; {last["seconds"]:,.0f} s of training on {about["device_name"]} ({about["device"]}). {made_with}; {commit}.
+Muon for the matrices of the blocks, AdamW (β 0.9, 0.95) for the rest; linear warm-up, constant, linear to 0.
+Gradient norm clipped at 1{", bfloat16 autocast" if device.startswith("cuda") else ""}; {last["seconds"]:,.0f} s of training on {
+        about["device_name"]
+    } ({about["device"]}). {made_with}; {commit}.
 """
     write_atomic(folder / "README.md", text.encode())

@@ -18,7 +18,8 @@ _NOT_IDENTITY = {"out", "device", "workers", "checkpoint_every"}
 """Settings that change nothing in the numbers but, at most, their rounding."""
 _AT_LEAST = {
     "steps": 1, "batch_size": 1, "context_length": 4, "d_model": 1, "n_layers": 1, "n_heads": 1, "tokenizer_documents": 1,
-    "warmup": 0, "eval_every": 1, "eval_contexts": 1, "checkpoint_every": 1, "patience": 0, "stop_gap": 0, "weight_decay": 0,
+    "warmup": 0, "decay_steps": 0,
+    "eval_every": 1, "eval_contexts": 1, "checkpoint_every": 1, "patience": 0, "stop_gap": 0, "weight_decay": 0,
     "workers": -1,
 }  # fmt: skip
 
@@ -32,16 +33,17 @@ class ReferenceConfig:
     """Settings; each is a command-line option of the same name."""
 
     out: Path = field(metadata={"help": "Folder of the model and of the run."})
-    steps: int = _of(12_000, "Steps at most; the learning rate falls until then.")
-    batch_size: int = _of(32, "Contexts a step.")
+    steps: int = _of(12_000, "Steps at most; --resume may raise it until the learning rate has begun to fall.")
+    batch_size: int = _of(8, "Contexts a step.")
     context_length: int = _of(512, "Tokens of a context, BOS included.")
     d_model: int = _of(256, "Width.")
     n_layers: int = _of(6, "Blocks.")
     n_heads: int = _of(8, "Heads of a block.")
     vocab_size: int = _of(4096, "Tokens of the BPE.")
     tokenizer_documents: int = _of(10_000, "Documents that the BPE is trained on.")
-    lr: float = _of(1e-3, "AdamW's learning rate at its highest.")
-    warmup: int = _of(200, "Steps over which the learning rate rises.")
+    lr: float = _of(2e-3, "Learning rate of Muon and AdamW at its highest.")
+    warmup: int = _of(100, "Steps over which the learning rate rises.")
+    decay_steps: int = _of(2_000, "Last steps, over which it falls to 0.")
     weight_decay: float = _of(0.1, "Of matrices and embeddings; biases and norms have none.")
     seed: int = _of(0, "Of the first weights and of the text; held-out text has the next one.")
     eval_every: int = _of(250, "Steps between evaluations.")
@@ -60,6 +62,8 @@ def check(config: ReferenceConfig) -> None:
             raise InputError(f"--{name.replace('_', '-')} must be {least} or more, got {getattr(config, name)}")
     if not config.lr > 0:
         raise InputError(f"--lr must be more than 0, got {config.lr}")
+    if config.decay_steps > config.steps:
+        raise InputError(f"--decay-steps {config.decay_steps} is more than --steps {config.steps}; make it smaller")
     if config.d_model % config.n_heads:
         raise InputError(f"--d-model {config.d_model} does not divide by --n-heads {config.n_heads}; choose a multiple")
 

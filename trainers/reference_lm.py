@@ -33,10 +33,10 @@ from .checkpoint import checkpoint_file, load_checkpoint, save_checkpoint
 from .ranks import Ranks
 from .reference_card import Row, write_card, write_curve
 from .reference_config import ReferenceConfig, check, command, make_model, settings
+from .reference_optim import Optimizer, learning_rate
 from .reference_text import HeldOut, TextStream, held_out, save_tokenizer, train_tokenizer
 from .stop import Stop
 
-_LR_END = 0.1
 _CLIP = 1.0
 _FLAT = 0.002
 """Nats per token by which a window of evaluations must improve on what was before it."""
@@ -61,12 +61,7 @@ class ReferenceTrainer:
         self.config = config
         self.device = parse_device(config.device)
         self.model = make_model(config).to(self.device)  # pyright: ignore[reportArgumentType]
-        decayed = [p for p in self.model.parameters() if p.ndim > 1]
-        others = [p for p in self.model.parameters() if p.ndim <= 1]
-        self._adam = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
-            lr=config.lr, betas=(0.9, 0.95), fused=self.device.type == "cuda",
-        )  # fmt: skip
+        self._optimizer = Optimizer(self.model, config, fused=self.device.type == "cuda")
         length = {"context_length": config.context_length}
         self._text = TextStream(tokenizer, seed=config.seed, part="train", workers=_workers(config, self.device), **length)
         more = {"seed": config.seed + 1, "n_contexts": config.eval_contexts, **length}
@@ -75,7 +70,8 @@ class ReferenceTrainer:
         self.rows: list[Row] = []
         self._pending: list[tuple[int, Tensor, Tensor]] = []
         self._losses: list[float] = []
-        self._identity = {"config": repr(settings(config)), "corpus": _hash(tokenizer, self._held_out)}
+        known = {name: value for name, value in settings(config).items() if name != "steps"}
+        self._identity = {"config": repr(known), "corpus": _hash(tokenizer, self._held_out)}
         saved = load_checkpoint(config.out, Ranks(), **self._identity)
         if saved is not None:
             self._restore(saved)
@@ -111,25 +107,14 @@ class ReferenceTrainer:
             logits = self.model(input_ids=tokens, use_cache=False).logits
         return nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
 
-    def lr(self, step: int) -> float:
-        """Return the learning rate of a step, the first being 0: linear warm-up, then half a cosine to a tenth."""
-        config = self.config
-        if step < config.warmup:
-            return config.lr * (step + 1) / config.warmup
-        done = (step - config.warmup) / max(1, config.steps - config.warmup)
-        return config.lr * (_LR_END + (1 - _LR_END) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
-
     def _one_step(self, progress: SilentProgress) -> None:
         config = self.config
         tokens = self._text.batch(config.batch_size)
         tokens = tokens.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tokens
-        for group in self._adam.param_groups:
-            group["lr"] = self.lr(self.step)
         loss = self.loss(tokens[:, :-1], tokens[:, 1:]).mean()
-        self._adam.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), _CLIP)
-        self._adam.step()
+        self._optimizer.step(self.step)
         self.step += 1
         self._pending.append((self.step, loss.detach(), norm))
         last = self.step == config.steps
@@ -170,7 +155,7 @@ class ReferenceTrainer:
         self._look(progress)
         self._tick()
         tokens = self.step * self.config.batch_size * self.config.context_length
-        row: Row = {"step": self.step, "tokens": tokens, "lr": self.lr(self.step)}
+        row: Row = {"step": self.step, "tokens": tokens, "lr": learning_rate(self.config, self.step)}
         if self._losses:
             row["loss"] = math.fsum(self._losses) / len(self._losses)
         scores = self.score()
@@ -234,16 +219,22 @@ class ReferenceTrainer:
         self._look(SilentProgress())
         self._tick()
         state = self._identity | {
-            "step": self.step, "seconds": self.seconds, "rows": self.rows, "losses": self._losses,
-            "model": self.model.state_dict(), "adam": self._adam.state_dict(), "text": self._text.state(),
+            "step": self.step, "steps": self.config.steps, "seconds": self.seconds, "rows": self.rows, "losses": self._losses,
+            "model": self.model.state_dict(), "optimizer": self._optimizer.state_dict(), "text": self._text.state(),
         }  # fmt: skip
         return save_checkpoint(self.config.out, Ranks(), state)
 
     def _restore(self, state: dict[str, Any]) -> None:
+        config, falls = self.config, state["steps"] - self.config.decay_steps
+        if config.steps != state["steps"] and (state["step"] > falls or state["step"] > config.steps - config.decay_steps):
+            raise InputError(
+                f"the run in {config.out} has done {state['step']} of {state['steps']} steps; their number can change only "
+                f"before the learning rate begins to fall; give --steps {state['steps']}"
+            )
         self.step, self.seconds = state["step"], state["seconds"]
         self.rows, self._losses = state["rows"], state["losses"]
         self.model.load_state_dict(state["model"])
-        self._adam.load_state_dict(state["adam"])
+        self._optimizer.load_state_dict(state["optimizer"])
         self._text.restore(state["text"])
 
 

@@ -29,12 +29,13 @@ from saebench.progress import SilentProgress
 from saebench.trainers import reference_lm
 from saebench.trainers.reference_config import ReferenceConfig, command
 from saebench.trainers.reference_lm import ReferenceTrainer, train_reference
+from saebench.trainers.reference_optim import learning_rate
 from saebench.trainers.reference_text import END, END_ID, TextStream, held_out, save_tokenizer, train_tokenizer
 
 TINY: dict[str, Any] = {
     "steps": 24, "batch_size": 8, "context_length": 32, "d_model": 32, "n_layers": 2, "n_heads": 2, "vocab_size": 400,
-    "tokenizer_documents": 30, "lr": 1e-2, "warmup": 4, "eval_every": 6, "eval_contexts": 12, "checkpoint_every": 5,
-    "device": "cpu",
+    "tokenizer_documents": 30, "lr": 1e-2, "warmup": 4, "decay_steps": 10, "eval_every": 6, "eval_contexts": 12,
+    "checkpoint_every": 5, "device": "cpu",
 }  # fmt: skip
 
 
@@ -232,10 +233,35 @@ def test_why_training_stops(tmp_path, tokenizer):
     assert why(2.0) == "all 24 steps were done"
 
 
-def test_learning_rate(tmp_path, tokenizer):
-    trainer = ReferenceTrainer(tiny(tmp_path), tokenizer)
-    assert [trainer.lr(s) for s in range(5)] == pytest.approx([0.0025, 0.005, 0.0075, 0.01, 0.01])
-    assert trainer.lr(14) == pytest.approx(0.0055) and trainer.lr(24) == pytest.approx(0.001)
+def test_learning_rate(tmp_path):
+    config = tiny(tmp_path)
+    assert [learning_rate(config, s) for s in range(5)] == pytest.approx([0.0025, 0.005, 0.0075, 0.01, 0.01])
+    assert [learning_rate(config, s) for s in (14, 19, 23, 24)] == pytest.approx([0.01, 0.005, 0.001, 0.0])
+
+
+def test_a_run_can_be_made_longer_until_the_learning_rate_falls(tmp_path, tokenizer, monkeypatch):
+    def stopped(out, at, **changes):
+        with monkeypatch.context() as patch:
+            patch.setattr(ReferenceTrainer, "_why_stop", lambda self: "stop" if self.step == at else None)
+            patch.setattr(ReferenceTrainer, "_finish", lambda self, why: self.save())
+            ReferenceTrainer(tiny(out, **changes), tokenizer).run(SilentProgress())
+
+    short, long = tmp_path / "short", tmp_path / "long"
+    short.mkdir()
+    long.mkdir()
+    stopped(short, 12)
+    stopped(long, 12, steps=40)
+    ends = []
+    for out in (short, long):
+        trainer = ReferenceTrainer(tiny(out, steps=40), tokenizer)
+        trainer.run(SilentProgress())
+        ends.append([p.clone() for p in trainer.model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+    late = tmp_path / "late"
+    late.mkdir()
+    stopped(late, 18)
+    with pytest.raises(InputError, match="has done 18 of 24 steps; their number can change only before"):
+        ReferenceTrainer(tiny(late, steps=40), tokenizer)
 
 
 @pytest.mark.parametrize(
