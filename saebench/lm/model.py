@@ -289,9 +289,20 @@ def load_model(
             f"cannot load the model {id}: {first_line(error)}; check the name, the files and the network, or give a local "
             "folder with --model"
         ) from error
+    _use_one_kernel_gelu(hf)
     hf.to(place)  # pyright: ignore[reportArgumentType]
     commit = getattr(config, "_commit_hash", None)
     return LanguageModel(hf, tokenizer, id=id, revision=commit, sha256=hash_folder(folder) if local else None)
+
+
+def _use_one_kernel_gelu(hf: nn.Module) -> None:
+    """Let GPT-2's GELU, tanh approximation, run as one kernel; the library's own writes out every step of the formula."""
+    from transformers.activations import NewGELUActivation
+
+    for module in list(hf.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, NewGELUActivation):
+                setattr(module, name, nn.GELU(approximate="tanh"))
 
 
 def parse_device(device: str | torch.device) -> torch.device:
