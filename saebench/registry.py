@@ -1,7 +1,7 @@
 """Registries: names found by decorator, by entry point, never by editing a list.
 
-A registry holds one kind of thing (metrics, formats, recipes). Built-in members register themselves when the package that
-holds them is imported; third parties name an entry point in the registry's group. Both happen on first look-up, so that
+A registry holds one kind of thing (metrics, studies, formats, recipes). Built-in members register themselves when the package
+that holds them is imported; third parties name an entry point in the registry's group. Both happen on first look-up, so that
 ``saebench --help`` imports nothing heavy.
 """
 
@@ -29,6 +29,7 @@ class Registry(Generic[T]):
 
     def __init__(self, kind: str, *, package: str, group: str) -> None:
         self.kind = kind
+        self._kinds = f"{kind.removesuffix('y')}ies" if kind.endswith("y") else f"{kind}s"
         self._package = package
         self._group = group
         self._members: dict[str, T] = {}
@@ -39,7 +40,7 @@ class Registry(Generic[T]):
 
         def bind(member: T) -> T:
             if name in self._members and self._members[name] is not member:
-                raise InputError(f"two {self.kind}s are called {name!r}; rename one of them")
+                raise InputError(f"two {self._kinds} are called {name!r}; rename one of them")
             self._members[name] = member
             return member
 
@@ -85,3 +86,4 @@ class Registry(Generic[T]):
 METRICS: Registry = Registry("metric", package="saebench.metrics", group="saebench.metrics")
 FORMATS: Registry = Registry("format", package="saebench.sae.formats", group="saebench.formats")
 RECIPES: Registry = Registry("recipe", package="saebench.trainers.recipes", group="saebench.trainers")
+STUDIES: Registry = Registry("study", package="saebench.studies", group="saebench.studies")

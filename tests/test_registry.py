@@ -6,9 +6,14 @@ from pathlib import Path
 import pytest
 
 from saebench.errors import InputError
-from saebench.registry import FORMATS, METRICS, RECIPES, Registry
+from saebench.registry import FORMATS, METRICS, RECIPES, STUDIES, Registry
 
-_GROUPS = {"saebench.metrics": METRICS, "saebench.formats": FORMATS, "saebench.trainers": RECIPES}
+_GROUPS = {
+    "saebench.metrics": METRICS,
+    "saebench.studies": STUDIES,
+    "saebench.formats": FORMATS,
+    "saebench.trainers": RECIPES,
+}
 
 
 def _registry(group: str) -> Registry:
@@ -20,6 +25,13 @@ def test_a_taken_name_is_refused_and_the_same_object_twice_is_not():
     registry.register("a")(1)
     registry.register("a")(1)
     with pytest.raises(InputError, match="two things are called 'a'"):
+        registry.register("a")(2)
+
+
+def test_a_taken_name_is_refused_in_plain_english():
+    registry = Registry("study", package="saebench.trainers", group="none")
+    registry.register("a")(1)
+    with pytest.raises(InputError, match="two studies are called 'a'"):
         registry.register("a")(2)
 
 
