@@ -6,19 +6,36 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
 
-.PHONY: help venv test test-peers check bench clean
+.PHONY: help venv demo demo-offline test test-peers check reference-saes results docs pictures bench clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
 venv: $(STAMP) ## make .venv with everything pinned in constraints.txt
 
 # torch goes first: what comes after it then takes the one that is there, also where it came from an index of one's own
+TORCH_INDEX ?=
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
+	$(if $(TORCH_INDEX),$(PIP) --no-deps --retries 1 --index-url $(TORCH_INDEX) -c constraints.txt torch \
+		|| echo 'no torch at $(TORCH_INDEX); taking the default one')
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(STAMP)
+
+DEMO_CONTEXTS ?= 16
+DEMO := $(BIN)/saebench run --limit $(DEMO_CONTEXTS) --out build/demo
+demo: TORCH_INDEX := https://download.pytorch.org/whl/cpu
+demo: $(STAMP) ## install, score the SAEs that ship with saebench, show the leaderboard; no network after the install
+	rm -rf build/demo
+	$(DEMO)
+	@$(BIN)/saebench report build/demo --leaderboard --format md --output build/demo/report.md
+	@echo 'Open the report with:  less build/demo/report.md'
+
+demo-offline: $(STAMP) ## the run of `make demo` with the network forbidden, saying how
+	rm -rf build/demo
+	$(BIN)/python -m tests.offline $(DEMO)
 
 test: $(STAMP) ## run the whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
@@ -40,13 +57,27 @@ check: $(STAMP) ## lint, formatting and types
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
+reference-saes: $(STAMP) ## train the SAEs that ship, from saebench/reference/configs, and write the manifest
+	$(BIN)/python -m saebench.reference.make
+
+results: $(STAMP) ## score the SAEs that ship on the whole suite again: records, leaderboard, README, pictures
+	$(BIN)/saebench run --force --out results
+	$(BIN)/saebench report results --leaderboard --format md --output results/LEADERBOARD.md
+	$(BIN)/python docs/generate.py
+
+docs: $(STAMP) ## write what README and docs/ show of results/ again
+	$(BIN)/python docs/generate.py
+
+pictures: $(STAMP) ## only the pictures
+	$(BIN)/python docs/generate.py pictures
+
 SHARED ?= ../shared
 bench: $(STAMP) $(PEERS)/.installed ## measure speed and memory against the peers, in one run
 	$(BIN)/python benchmarks/core.py --peers $(PEERS)/bin/python --shared $(SHARED) --json benchmarks/figures/core.json
 	$(BIN)/saebench run --sae $(SHARED)/saes/stories260K/saelens-topk --model $(SHARED)/models/stories260K --limit 8 \
 		--corpus roneneldan/TinyStories --data-dir $(SHARED)/data --out build/bench-records
 	$(BIN)/python benchmarks/start.py --records build/bench-records --json benchmarks/figures/start.json
-	for what in quality dead memory speed; do \
+	for what in quality dead memory speed pipeline; do \
 		$(BIN)/python benchmarks/train.py $$what --peers $(PEERS)/bin/python --shared $(SHARED) || exit 1; done
 
 clean: ## remove what the other targets made

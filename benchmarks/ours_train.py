@@ -50,7 +50,7 @@ def pipeline(args: argparse.Namespace) -> list[float]:
     with tempfile.TemporaryDirectory() as folder:
         values = {
             "model": args.model, "site": args.site, "corpus": args.acts, "out": folder, "d_sae": args.d_sae, "k": args.k,
-            "batch_size": args.batch, "tokens": args.batch * 40, "context_length": 128, "device": args.device,
+            "batch_size": args.batch, "tokens": args.batch * 80, "context_length": 128, "device": args.device,
             "buffer_tokens": 32 * 128 * 8, "eval_contexts": 8, "tensorboard": False,
         }  # fmt: skip
         try:

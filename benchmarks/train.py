@@ -1,21 +1,25 @@
-"""``saebench train`` against the trainers of sae-lens, sparsify and dictionary-learning, on the same acts, in one run.
+"""``saebench train`` against the trainers of sae-lens, sparsify and dictionary-learning, in one run.
 
-    python benchmarks/train.py quality|dead|speed|memory --peers .venv-peers/bin/python --shared ../shared
+    python benchmarks/train.py quality|dead|speed|pipeline|memory --peers .venv-peers/bin/python --shared ../shared
 
-``quality``: FVU of TopK SAEs and the L0–explained-variance front of ReLU SAEs at an equal number of tokens, three seeds, all
-scored by saebench on the same held-out contexts. ``dead``: what is done for dead latents. ``speed``: seconds of a training step
-alone and of the whole pipeline, in turn. ``memory``: peak memory at several sizes. Results go to ``figures/train_<what>.json``.
+``quality``: FVU of TopK SAEs and the L0–explained-variance front of ReLU SAEs at an equal number of tokens, three seeds. Every
+side has as many learning rates to choose from, and chooses on contexts that are neither trained on nor scored. ``dead``: what is
+done for dead latents. ``speed``: seconds of a training step alone; ``pipeline``: with the model in front, all sides in turn.
+``memory``: peak memory at several sizes. Results go to ``figures/train_<what>.json``.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+import math
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +27,6 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 SITE, HOOKPOINT = "blocks.3.hook_resid_pre", "layers.2"
-LRS = (3e-3, 1e-2)
 SEEDS = (0, 1, 2)
 
 
@@ -38,7 +41,7 @@ def call(python: str, script: str, *words: object) -> Any:
 
 
 class Field:
-    """stories260K, its TinyStories contexts cut into training and held-out ones, and the acts of the former."""
+    """stories260K, its contexts of TinyStories for training, for choosing and for scoring, and the acts of the first."""
 
     def __init__(self, shared: Path, folder: Path, held_out: int = 256) -> None:
         from saebench.data import CorpusSpec, build_corpus
@@ -53,31 +56,33 @@ class Field:
             data_dir=shared / "data",
         )  # fmt: skip
         tokens = corpus.tokens.numpy()
-        self.train, self.held_out = folder / "train.npy", folder / "held_out.npy"
-        np.save(self.train, tokens[:-held_out])
-        np.save(self.held_out, tokens[-held_out:])
+        self.files = {name: folder / f"{name}.npy" for name in ("train", "choose", "score")}
+        for name, part in zip(self.files, np.split(tokens, [-2 * held_out, -held_out]), strict=True):
+            np.save(self.files[name], part)
+        self.train = self.files["train"]
         self.port = Port(self.model, SITE)
-        parts = [self.port.clean(part, final=False).acts[:, 1:].flatten(0, 1) for part in corpus.tokens[:-held_out].split(64)]
+        batches = corpus.tokens[: -2 * held_out].split(64)
+        parts = [self.port.clean(part, final=False).acts[:, 1:].flatten(0, 1) for part in batches]
         self.acts = folder / "acts.npy"
         np.save(self.acts, np.concatenate([p.numpy() for p in parts]))
-        self.n_contexts = len(tokens)
+        self.contexts = {"trained": len(tokens) - 2 * held_out, "chosen_on": held_out, "scored_on": held_out}
 
-    def score(self, folder: Path) -> dict[str, float]:
-        """Return explained variance and L0 on the held-out contexts."""
+    def score(self, folder: Path, part: str = "score") -> dict[str, float]:
+        """Return FVU, L0 and the share of latents that fire on the contexts for scoring, or on those for choosing."""
         from saebench.data import CorpusSpec, build_corpus
         from saebench.registry import METRICS
         from saebench.sae import load_sae
         from saebench.stream import Pass
 
-        spec = CorpusSpec(source=str(self.held_out))
+        spec = CorpusSpec(source=str(self.files[part]))
         corpus = build_corpus(spec, self.model.tokenizer, seed=0, max_context=512, vocab_size=self.model.d_vocab)
         metrics = [METRICS.get(name) for name in ("reconstruction", "sparsity")]
         [result] = Pass(self.port, [load_sae(folder)], metrics, corpus).run()
         scores = {s.name: s.value for part in result.results for s in part.scores}
         return {"fvu": 1 - scores["explained_variance"], "l0": scores["l0"], "frac_alive": scores["frac_alive"]}  # type: ignore[operator,dict-item]
 
-    def ours(self, name: str, recipe: str, tokens: int, seed: int, **settings: object) -> dict[str, float]:
-        """Train with saebench and return the scores."""
+    def ours(self, name: str, recipe: str, tokens: int, seed: int, **settings: object) -> Path:
+        """Train with saebench and return the folder."""
         from saebench.trainers.run import train
 
         out = self.folder / name
@@ -86,7 +91,7 @@ class Field:
             "d_sae": 512, "seed": seed, "device": "cpu", "tensorboard": False, "checkpoint_every": 0, "eval_contexts": 8,
         }  # fmt: skip
         train(recipe, values | settings)
-        return self.score(out)
+        return out
 
 
 def spread(values: list[float]) -> dict[str, float]:
@@ -94,61 +99,107 @@ def spread(values: list[float]) -> dict[str, float]:
     return {"mean": round(statistics.mean(values), 5), "min": round(min(values), 5), "max": round(max(values), 5)}
 
 
-def quality(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Compare at an equal number of tokens; every side's learning rate is the better of two on seed 0."""
-    field, n = Field(args.shared, folder), args.tokens
+Trainer = Callable[[float, float, int], Path]
+"""Trains with a penalty (0 for TopK), a learning rate and a seed, and returns the folder."""
 
-    def mine(lr: float, seed: int) -> dict[str, float]:
+
+def topk_sides(args: argparse.Namespace, field: Field) -> dict[str, tuple[Trainer, tuple[float, ...]]]:
+    """Return how each side trains a TopK SAE with k = 8, and its learning rates; 0 is sparsify's own for signum."""
+    n, folder = args.tokens, field.folder
+
+    def mine(_: float, lr: float, seed: int) -> Path:
         return field.ours(f"ours-{lr}-{seed}", "topk", n, seed, k=8, lr=lr, lr_decay_share=0.8, lr_warmup_steps=50)
 
-    def sae_lens(lr: float, seed: int) -> dict[str, float]:
+    def sae_lens(_: float, lr: float, seed: int) -> Path:
         out = folder / f"saelens-{lr}-{seed}"
-        call(
-            args.peers, "peers/train_sae_lens.py", "quality", "--acts", field.acts, "--tokens", n, "--k", 8, "--lr", lr,
-            "--seed", seed, "--out", out,
-        )  # fmt: skip
-        return field.score(out)
+        words = ["--acts", field.acts, "--tokens", n, "--k", 8, "--lr", lr, "--seed", seed, "--out", out]
+        call(args.peers, "peers/train_sae_lens.py", "quality", *words)
+        return out
 
-    def sparsify(optimizer: str) -> Any:
-        def run(lr: float, seed: int) -> dict[str, float]:
+    def sparsify(optimizer: str) -> Trainer:
+        def run(_: float, lr: float, seed: int) -> Path:
             out = folder / f"sparsify-{optimizer}-{lr}-{seed}"
             call(
                 args.peers, "peers/train_sparsify.py", "quality", "--acts", field.train, "--tokens", n, "--k", 8, "--lr", lr,
                 "--seed", seed, "--out", out, "--model", field.path, "--optimizer", optimizer, "--auxk", 1 / 32,
                 "--hookpoint", HOOKPOINT,
             )  # fmt: skip
-            return field.score(out / HOOKPOINT)
+            return out / HOOKPOINT
 
         return run
 
-    topk = {}
-    sides = {
-        "saebench topk": (mine, (1e-2, 2e-2)), "sae_lens topk": (sae_lens, LRS), "sparsify topk (adam)": (sparsify("adam"), LRS),
-        "sparsify topk (signum, its default)": (sparsify("signum"), (0.0, 1e-2)),
-    }  # fmt: skip
-    for name, (run, lrs) in sides.items():
-        first = {lr: run(lr, 0) for lr in lrs}
-        lr = min(first, key=lambda rate: first[rate]["fvu"])
-        found = [first[lr], *(run(lr, seed) for seed in SEEDS[1:])]
-        topk[name] = {"lr": lr, "fvu": spread([f["fvu"] for f in found]), "frac_alive": spread([f["frac_alive"] for f in found])}
-        print(json.dumps({name: topk[name]}), flush=True)
-    front: dict[str, list[dict[str, Any]]] = {"saebench relu-l1": [], "sae_lens standard": []}
+    return {
+        "saebench topk": (mine, (1e-2, 2e-2, 4e-2)),
+        "sae_lens topk": (sae_lens, (3e-3, 1e-2, 2e-2)),
+        "sparsify topk (adam)": (sparsify("adam"), (3e-3, 1e-2, 2e-2)),
+        "sparsify topk (signum, its default)": (sparsify("signum"), (0.0, 5e-3, 1e-2)),
+    }
+
+
+def relu_sides(args: argparse.Namespace, field: Field) -> dict[str, tuple[Trainer, tuple[float, ...]]]:
+    """Return how each side trains a ReLU SAE, and its learning rates.
+
+    The penalty is sae-lens' way, on the summed error of the raw acts; ours is on the mean error of acts of mean square 1.
+    """
+    n = args.tokens
     acts = np.load(field.acts, mmap_mode="r")[:50_000]
     size = float(np.sqrt(np.square(acts).sum(1).mean()))
-    for l1 in (0.5, 1.5, 3.0):  # on the summed error of the raw acts, sae_lens' way; ours: mean error, acts of mean square 1
-        for seed in SEEDS:
-            got = field.ours(
-                f"relu-{l1}-{seed}", "relu-l1", n, seed, l1=l1 / 64 / size, lr=1e-2, lr_decay_share=0.3, norm="unit",
-            )  # fmt: skip
-            front["saebench relu-l1"].append({"l1": l1, "seed": seed, **got})
-            out = folder / f"standard-{l1}-{seed}"
-            call(
-                args.peers, "peers/train_sae_lens.py", "quality", "--recipe", "standard", "--acts", field.acts, "--tokens", n,
-                "--l1", l1, "--lr", 3e-3, "--seed", seed, "--out", out,
-            )  # fmt: skip
-            front["sae_lens standard"].append({"l1": l1, "seed": seed, **field.score(out)})
-            print(json.dumps({name: rows[-1] for name, rows in front.items()}), flush=True)
-    return {"tokens": n, "contexts": field.n_contexts, "topk": topk, "front": front}
+
+    def mine(l1: float, lr: float, seed: int) -> Path:
+        settings = {"l1": l1 / 64 / size, "lr": lr, "lr_decay_share": 0.3, "norm": "unit"}
+        return field.ours(f"relu-{l1}-{lr}-{seed}", "relu-l1", n, seed, **settings)
+
+    def sae_lens(l1: float, lr: float, seed: int) -> Path:
+        out = field.folder / f"standard-{l1}-{lr}-{seed}"
+        words = ["--acts", field.acts, "--tokens", n, "--l1", l1, "--lr", lr, "--seed", seed, "--out", out]
+        call(args.peers, "peers/train_sae_lens.py", "quality", "--recipe", "standard", *words)
+        return out
+
+    return {"saebench relu-l1": (mine, (5e-3, 1e-2, 2e-2)), "sae_lens standard": (sae_lens, (1e-3, 3e-3, 1e-2))}
+
+
+PENALTIES = (0.5, 1.5, 3.0)
+MIDDLE = 12.0
+"""L0 at which fronts are compared to choose a learning rate."""
+
+
+def height(front: list[dict[str, float]], l0: float) -> float:
+    """Return a front's explained variance at ``l0``, linear in ln L0 between its points."""
+    points = sorted((math.log(row["l0"]), 1 - row["fvu"]) for row in front)
+    return float(np.interp(math.log(l0), [x for x, _ in points], [y for _, y in points]))
+
+
+def margins(mine: list[dict[str, float]], other: list[dict[str, float]]) -> list[dict[str, float]]:
+    """Return by how much our front lies above the other, at each point of either that lies within both."""
+    least = max(min(row["l0"] for row in front) for front in (mine, other))
+    most = min(max(row["l0"] for row in front) for front in (mine, other))
+    at = sorted(row["l0"] for row in mine + other if least <= row["l0"] <= most)
+    return [{"l0": round(l0, 2), "explained_variance_above": round(height(mine, l0) - height(other, l0), 5)} for l0 in at]
+
+
+def quality(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Compare at an equal number of tokens; learning rates are chosen with seed 0 on contexts that are not scored."""
+    field = Field(args.shared, folder)
+    topk, front, means = {}, {}, {}
+    for name, (run, lrs) in topk_sides(args, field).items():
+        run = functools.cache(run)
+        tried = {lr: field.score(run(0.0, lr, 0), "choose")["fvu"] for lr in lrs}
+        lr = min(tried, key=lambda rate: tried[rate])
+        found = [field.score(run(0.0, lr, seed)) for seed in SEEDS]
+        topk[name] = {"lr": lr, "tried": tried, **{key: spread([f[key] for f in found]) for key in ("fvu", "frac_alive")}}
+        print(json.dumps({name: topk[name]}), flush=True)
+    for name, (run, lrs) in relu_sides(args, field).items():
+        run = functools.cache(run)
+        tried = {lr: height([field.score(run(l1, lr, 0), "choose") for l1 in PENALTIES], MIDDLE) for lr in lrs}
+        lr = max(tried, key=lambda rate: tried[rate])
+        rows = [{"l1": l1, "seed": seed, **field.score(run(l1, lr, seed))} for l1 in PENALTIES for seed in SEEDS]
+        front[name] = {"lr": lr, "tried": tried, "rows": rows}
+        keys = ("fvu", "l0", "frac_alive")
+        means[name] = [{key: statistics.mean(r[key] for r in rows if r["l1"] == l1) for key in keys} for l1 in PENALTIES]
+        front[name]["means"] = means[name]
+        print(json.dumps({name: front[name]}), flush=True)
+    above = margins(means["saebench relu-l1"], means["sae_lens standard"])
+    return {"tokens": args.tokens, "contexts": field.contexts, "topk": topk, "front": front, "front_margins": above}
 
 
 def dead(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -164,7 +215,7 @@ def dead(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         ("relu-l1, resample", "relu-l1", {**relu, "dead": "resample"}),
         ("relu-l1, none", "relu-l1", {**relu, "dead": "none"}),
     ]:
-        got = field.ours(name.replace(" ", "").replace(",", "-"), recipe, n, 0, **settings)
+        got = field.score(field.ours(name.replace(" ", "").replace(",", "-"), recipe, n, 0, **settings))
         rows.append(
             {"run": name, "dead_share": round(1 - got["frac_alive"], 4), "fvu": round(got["fvu"], 4), "l0": round(got["l0"], 2)}
         )
@@ -172,57 +223,66 @@ def dead(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return {"tokens": n, "d_sae": 32 * 64, "rows": rows}
 
 
+def turns(args: argparse.Namespace, mode: str, sides: dict[str, tuple[str, str, list[Any]]], words: list[Any]) -> dict[str, Any]:
+    """Time the sides in turn, ``--rounds`` times; seconds of a step are the mean of a call, ratios are taken round by round."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    peaks: dict[str, float] = {}
+    ceiling = []
+    for _ in range(args.rounds):
+        ceiling.append(call(sys.executable, "matmul_ceiling.py", "--threads", args.threads)["gflops"])
+        for name, (python, script, more) in sides.items():
+            got = call(python, script, mode, "--d-sae", 24_576, "--k", 32, "--threads", args.threads, *words, *more)
+            seconds[name].append(statistics.mean(got["seconds"]))
+            peaks[name] = max(peaks.get(name, 0.0), got["peak_rss"] / 1e9)
+            print(json.dumps({mode: name, "seconds": round(seconds[name][-1], 3)}), flush=True)
+    own = seconds["saebench"]
+    table = {
+        name: {
+            "seconds": spread(times), "tokens_per_second": round(4096 / statistics.mean(times)),
+            "times_saebench": spread([s / o for s, o in zip(times, own, strict=True)]), "peak_gb": round(peaks[name], 2),
+        }
+        for name, times in seconds.items()
+    }  # fmt: skip
+    gflops = statistics.median(ceiling)
+    product = 2 * 4096 * 768 * 24_576 / 1e9  # the encoder's
+    return {
+        "rounds": args.rounds, "batch": 4096, "d_model": 768, "d_sae": 24_576, "k": 32, "matmul_gflops": round(gflops, 1),
+        "encoder_product_seconds_at_ceiling": round(product / gflops, 3), "sides": table,
+    }  # fmt: skip
+
+
 def speed(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Time steps and pipelines, all sides in turn, ``--rounds`` times."""
+    """Time training steps on given acts; sae-lens' sparse activations do not run on a CPU."""
+    del folder
+    peer = "peers/train_{}.py".format
+    sides = {
+        "saebench": (sys.executable, "ours_train.py", []),
+        "sparsify (signum)": (args.peers, peer("sparsify"), []),
+        "sparsify (adam)": (args.peers, peer("sparsify"), ["--optimizer", "adam"]),
+        "sae_lens": (args.peers, peer("sae_lens"), []),
+        "dictionary_learning": (args.peers, peer("dictionary_learning"), []),
+    }
+    found = turns(args, "step", sides, ["--steps", args.steps])
+    own = found["sides"]["saebench"]["seconds"]["mean"]
+    return found | {"encoder_share_of_step": round(found["encoder_product_seconds_at_ceiling"] / own, 3)}
+
+
+def pipeline(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Time whole pipelines on a GPT-2 small with random weights; the steps are whole periods of each side's buffer."""
     from core import random_gpt2
 
-    size = ["--d-sae", 24_576, "--k", 32, "--steps", args.steps, "--threads", args.threads]
-    steps = {
-        "saebench": (sys.executable, "ours_train.py", []),
-        "sparsify (signum)": (args.peers, "peers/train_sparsify.py", []),
-        "sparsify (adam)": (args.peers, "peers/train_sparsify.py", ["--optimizer", "adam"]),
-        "sae_lens": (args.peers, "peers/train_sae_lens.py", []),
-        "sae_lens (sparse)": (args.peers, "peers/train_sae_lens.py", ["--sparse"]),
-        "dictionary_learning": (args.peers, "peers/train_dictionary_learning.py", []),
-    }
     model = random_gpt2(args.shared / "models/gpt2-tokenizer", folder / "gpt2")
     tokens = folder / "tokens.npy"
     np.save(tokens, np.random.default_rng(0).integers(0, 50_256, (2048, 128)))
-    common = ["--model", model, "--acts", tokens]
-    pipes = {
-        "saebench": (sys.executable, "ours_train.py", ["--site", f"blocks.{args.layer}.hook_resid_pre"]),
-        "sparsify (signum)": (args.peers, "peers/train_sparsify.py", ["--hookpoint", f"h.{args.layer - 1}"]),
-        "sae_lens (sparse)": (
-            args.peers,
-            "peers/train_sae_lens.py",
-            ["--sparse", "--site", f"blocks.{args.layer}.hook_resid_pre"],
-        ),
+    hook = ["--site", f"blocks.{args.layer}.hook_resid_pre"]
+    sides = {
+        "saebench": (sys.executable, "ours_train.py", [*hook, "--steps", 12]),
+        "sparsify (signum)": (args.peers, "peers/train_sparsify.py", ["--hookpoint", f"h.{args.layer - 1}", "--steps", 6]),
+        "sae_lens": (args.peers, "peers/train_sae_lens.py", [*hook, "--steps", 8]),
+        "dictionary_learning": (args.peers, "peers/train_dictionary_learning.py", ["--layer", args.layer - 1, "--steps", 10]),
     }
-    found: dict[str, Any] = {"layer": args.layer, "rounds": args.rounds, "batch": 4096, "d_model": 768, "d_sae": 24_576, "k": 32}
-    ceiling = []
-    times: dict[str, dict[str, list[float]]] = {"step": {}, "pipeline": {}}
-    for _ in range(args.rounds):
-        ceiling.append(call(sys.executable, "matmul_ceiling.py", "--threads", args.threads)["gflops"])
-        for mode, sides, more in (("step", steps, []), ("pipeline", pipes, common)):
-            for name, (python, script, words) in sides.items():
-                got = call(python, script, mode, *size, *more, *words)
-                times[mode].setdefault(name, []).append(statistics.median(got["seconds"]))
-                print(json.dumps({mode: name, "seconds": round(times[mode][name][-1], 3)}), flush=True)
-    found["matmul_gflops"] = round(statistics.median(ceiling), 1)
-    for mode, sides in times.items():
-        own = sides["saebench"]
-        found[mode] = {
-            name: {
-                "tokens_per_second": round(4096 / statistics.median(seconds)),
-                "times_saebench": round(statistics.median(s / o for s, o in zip(seconds, own, strict=True)), 2),
-            }
-            for name, seconds in sides.items()
-        }
-    flops = 2 * 4096 * 768 * 24_576
-    found["encoder_share_of_ceiling"] = round(
-        flops / statistics.median(times["step"]["saebench"]) / 1e9 / found["matmul_gflops"], 3
-    )
-    return found
+    found = turns(args, "pipeline", sides, ["--model", model, "--acts", tokens])
+    return found | {"layer": args.layer, "model_layers": 12, "context_length": 128}
 
 
 def memory(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -242,10 +302,13 @@ def memory(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return {"k": 32, "d_model": 768, "rows": rows}
 
 
+MEASURED = {"quality": quality, "dead": dead, "speed": speed, "pipeline": pipeline, "memory": memory}
+
+
 def main() -> None:
     """Measure one thing and write its figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["quality", "dead", "speed", "memory"])
+    parser.add_argument("what", choices=list(MEASURED))
     parser.add_argument("--peers", default=".venv-peers/bin/python")
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--tokens", type=int, default=2_000_000)
@@ -256,7 +319,7 @@ def main() -> None:
     args = parser.parse_args()
     args.shared = args.shared.resolve()
     with tempfile.TemporaryDirectory() as folder:
-        found = {"quality": quality, "dead": dead, "speed": speed, "memory": memory}[args.what](args, Path(folder))
+        found = MEASURED[args.what](args, Path(folder))
     from saebench.provenance import machine, versions
 
     (HERE / f"figures/train_{args.what}.json").write_text(

@@ -89,8 +89,8 @@ def pipeline(args: argparse.Namespace) -> dict[str, object]:
         sae=TopKTrainingSAEConfig(d_in=model.cfg.d_model, d_sae=args.d_sae, k=args.k, use_sparse_activations=args.sparse),
         model_name="local", hook_name=args.site, dataset_path="local", is_dataset_tokenized=True, streaming=False,
         context_size=tokens.shape[1], training_tokens=args.batch * (args.steps + 2), train_batch_size_tokens=args.batch,
-        store_batch_size_prompts=32, n_batches_in_buffer=8, lr=3e-4, device="cpu", logger=LoggingConfig(log_to_wandb=False),
-        n_checkpoints=0, checkpoint_path=None, output_path=None, prepend_bos=False,
+        store_batch_size_prompts=32, n_batches_in_buffer=8 * args.batch // tokens.shape[1], lr=3e-4, device="cpu",
+        logger=LoggingConfig(log_to_wandb=False), n_checkpoints=0, checkpoint_path=None, output_path=None, prepend_bos=False,
     )  # fmt: skip
     runner = LanguageModelSAETrainingRunner(config, override_dataset=data, override_model=model)
     marks: list[float] = []
