@@ -20,7 +20,7 @@ from saebench.run import corpus_spec, run
 from saebench.sae import SAE, load_sae
 from saebench.store import iter_records, read_record
 from saebench.stream import centring, check_widths
-from saebench.tasklist import load_task
+from saebench.tasklist import StreamTask, load_task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,8 +104,10 @@ def load_session(
     lm = load_model(name, device=device, dtype=dtype)
     port = Port(lm, sae.config.site, sae.config.site_out)
     check_widths(port, [sae.config])
+    core = load_task("core")
+    assert isinstance(core, StreamTask)
     tokens = build_corpus(
-        corpus_spec(config, load_task("core")), lm.tokenizer, seed=seed, max_context=lm.n_ctx, limit=limit,
+        corpus_spec(config, core), lm.tokenizer, seed=seed, max_context=lm.n_ctx, limit=limit,
         data_dir=data_dir, vocab_size=lm.d_vocab,
     )  # fmt: skip
     sae = sae.to(device=lm.device).that_centres(centring(port, sae.config)[0])

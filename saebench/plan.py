@@ -13,7 +13,8 @@ from saebench.errors import InputError, RecordError
 from saebench.resume import corpus_identity, same_name, same_settings, table_missing
 from saebench.sae import SAE, SAEConfig, load_sae
 from saebench.store import read_record, record_path
-from saebench.tasklist import TaskSpec, load_suite, load_task
+from saebench.studies.settings import settings_record
+from saebench.tasklist import StreamTask, StudyTask, TaskSpec, load_suite, load_task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,19 +97,25 @@ def tasks_of(config: RunConfig) -> tuple[list[TaskSpec], int | None]:
 
 def settings_of(config: RunConfig, task: TaskSpec, sae: SAEConfig, limit: int | None) -> dict[str, Any]:
     """Return the options that move a number; a finished record counts only if its own are the same."""
-    source = config.corpus or task.corpus.source
-    name, digest = corpus_identity(source, task, own=config.corpus is None, data_dir=config.data_dir)
     model = config.model or sae.model_id
     return {
         "model": model and same_name(model),
-        "corpus": name,
-        "corpus_file_sha256": digest,
         "limit": config.limit or limit,
-        "context_length": config.context_length,
         "splice_bos": config.splice_bos,
         "residual": sae.residual,
         "trained_context": sae.context_length,
         "dtype": config.dtype or "float32",
+        **(settings_record(task) if isinstance(task, StudyTask) else _text_settings(config, task)),
+    }
+
+
+def _text_settings(config: RunConfig, task: StreamTask) -> dict[str, Any]:
+    source = config.corpus or task.corpus.source
+    name, digest = corpus_identity(source, task, own=config.corpus is None, data_dir=config.data_dir)
+    return {
+        "corpus": name,
+        "corpus_file_sha256": digest,
+        "context_length": config.context_length,
         "metrics": list(task.metrics),
     }
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import os
 import time
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from saebench.config import RunConfig
@@ -18,15 +17,19 @@ from saebench.data import Corpus, CorpusSpec, build_corpus
 from saebench.errors import InputError, SaebenchError, first_line
 from saebench.lm.model import LanguageModel, load_model
 from saebench.lm.port import Port
-from saebench.metrics.base import Metric, MetricResult, finite_or_none
-from saebench.plan import Group, Item, Plan, PlannedSAE, make_plan, pending, settings_of, tasks_of, that_fit
+from saebench.metrics.base import Metric
+from saebench.plan import Group, Item, Plan, make_plan, pending, tasks_of, that_fit
 from saebench.progress import Progress, SilentProgress
-from saebench.provenance import machine, peak_memory_bytes, source_commit, versions
-from saebench.record import DataInfo, ModelInfo, Record, SaeInfo, Table, TaskInfo
+from saebench.provenance import peak_memory_bytes
+from saebench.record import DataInfo
 from saebench.registry import METRICS
-from saebench.store import check_writable, write_atomic, write_record
-from saebench.stream import Pass, PassResult, centring, check_widths
-from saebench.tasklist import TaskSpec
+from saebench.sae import SAE
+from saebench.store import check_writable
+from saebench.stream import Pass, check_widths
+from saebench.studies.base import StudySetting
+from saebench.studies.settings import study_of
+from saebench.tasklist import StreamTask, StudyTask, TaskSpec
+from saebench.writing import Outcome, write_outcome
 
 
 @dataclass(kw_only=True)
@@ -60,8 +63,7 @@ def run(config: RunConfig, progress: Progress | SilentProgress | None = None) ->
         InputError: Something in ``config`` or the files it names is wrong, found before anything was computed.
     """
     progress = progress or SilentProgress()
-    for task in tasks_of(config)[0]:
-        _check_metrics(task)
+    _check(config)
     plan = make_plan(config)
     report = RunReport(plan=plan.rows())
     for item in plan.items:
@@ -83,7 +85,25 @@ def run(config: RunConfig, progress: Progress | SilentProgress | None = None) ->
     return report
 
 
-def _check_metrics(task: TaskSpec) -> None:
+def _check(config: RunConfig) -> None:
+    """Raise ``InputError`` for a metric, study or setting that does not exist, and for options that nothing would heed."""
+    tasks = tasks_of(config)[0]
+    for task in tasks:
+        if isinstance(task, StudyTask):
+            study_of(task)
+        else:
+            _check_metrics(task)
+    if any(isinstance(task, StreamTask) for task in tasks):
+        return
+    for option in ("corpus", "context_length"):
+        if getattr(config, option) is not None:
+            names = ", ".join(task.name for task in tasks)
+            raise InputError(
+                f"--{option.replace('_', '-')} does not apply to {names}: studies bring their own texts; leave it out"
+            )
+
+
+def _check_metrics(task: StreamTask) -> None:
     """Raise ``InputError`` for a metric that does not exist, or for two that give scores of one name."""
     owner: dict[str, str] = {}
     for name in task.metrics:
@@ -94,6 +114,20 @@ def _check_metrics(task: TaskSpec) -> None:
                 )
 
 
+class _Job(NamedTuple):
+    """Items of one task and seed at one site, whose SAEs are loaded together."""
+
+    port: Port
+    items: list[Item]
+    corpus: Corpus | None
+    """``None`` for a study, which brings its own texts."""
+
+    @property
+    def task(self) -> TaskSpec:
+        """The task of all its items."""
+        return self.items[0].task
+
+
 def _run_model(
     config: RunConfig, model_id: str, groups: list[Group], plan: Plan, report: RunReport, progress: Progress | SilentProgress
 ) -> None:
@@ -101,27 +135,28 @@ def _run_model(
     first = not report.records or model_id == plan.groups[0].model
     try:
         model = load_model(model_id, device=config.device, dtype=config.dtype)
-        jobs = []
+        jobs: list[_Job] = []
         for group in groups:
             port = Port(model, group.site, group.site_out)
             check_widths(port, [item.sae.config for item in group.items])
             for items in pending(group.items).values():
                 corpus = _corpus(config, items[0], model)
-                for warning in (*corpus.warnings, *_too_few(config, corpus)):
-                    progress.note(warning)
-                jobs += [(port, some, corpus) for some in that_fit(items, _sae_budget(model.device))]
+                if corpus is not None:
+                    for warning in (*corpus.warnings, *_too_few(config, corpus.name, len(corpus.tokens), "contexts")):
+                        progress.note(warning)
+                jobs += [_Job(port, some, corpus) for some in that_fit(items, _sae_budget(model.device))]
     except SaebenchError as error:
         if first:
             raise
         report.failures += [f"{i.sae.config.name}: {error}" for g in groups for i in g.items if not i.done]
         return
-    for port, items, corpus in jobs:
+    for job in jobs:
         try:
-            _run_job(config, model, port, items, corpus, report, progress)
+            _run_job(config, model, job, report, progress)
         except Exception as error:  # the one place that catches: what fails is named, the rest goes on
             if os.environ.get("SAEBENCH_DEBUG"):
                 traceback.print_exc()
-            report.failures += [_failure(item, error) for item in items]
+            report.failures += [_failure(item, error) for item in job.items]
 
 
 def _failure(item: Item, error: Exception) -> str:
@@ -129,33 +164,22 @@ def _failure(item: Item, error: Exception) -> str:
     return f"{item.sae.config.name} × {item.task.name} × seed {item.seed}: {what}"
 
 
-def _run_job(
-    config: RunConfig,
-    model: LanguageModel,
-    port: Port,
-    items: list[Item],
-    corpus: Corpus,
-    report: RunReport,
-    progress: Progress | SilentProgress,
-) -> None:
+def _run_job(config: RunConfig, model: LanguageModel, job: _Job, report: RunReport, progress: Progress | SilentProgress) -> None:
     started = time.monotonic()
-    task = items[0].task
-    metrics: list[type[Metric]] = [METRICS.get(name) for name in task.metrics]
-    saes = [item.sae.load().to(device=model.device) for item in items]
-    progress.start(len(corpus.tokens), f"{task.name} · {port.read.name} · {len(items)} SAE{'s' if len(items) > 1 else ''}")
-    the_pass = Pass(port, saes, metrics, corpus, splice_bos=config.splice_bos, batch_size=config.batch_size)
-    results = the_pass.run(progress.advance)
+    saes = [item.sae.load().to(device=model.device) for item in job.items]
+    title = f"{job.task.name} · {job.port.read.name} · {len(saes)} SAE{'s' if len(saes) > 1 else ''}"
+    outcomes = (_stream if job.corpus else _study)(config, job, saes, title, progress)
     seconds = time.monotonic() - started
     timing = {
         "seconds_pass": round(seconds, 3),
-        "saes_in_pass": float(len(items)),
+        "saes_in_pass": float(len(saes)),
         "peak_memory_bytes": float(peak_memory_bytes(str(model.device))),
     }
-    for item, result in zip(items, results, strict=True):
+    for item, outcome in zip(job.items, outcomes, strict=True):
         try:
-            failed = _write(config, model, port, item, corpus, result, timing)
+            failed = write_outcome(config, model, job.port, item, outcome, timing)
             report.records.append(item.path)
-        except Exception as error:  # what else this pass has found must still be written
+        except Exception as error:  # what else this job has found must still be written
             if os.environ.get("SAEBENCH_DEBUG"):
                 traceback.print_exc()
             report.failures.append(_failure(item, error))
@@ -165,106 +189,61 @@ def _run_job(
             progress.note(f"{item.sae.config.name}: {', '.join(failed[:3])}{more} could not be computed; the record says why")
 
 
+def _stream(config: RunConfig, job: _Job, saes: list[SAE], title: str, progress: Progress | SilentProgress) -> list[Outcome]:
+    """Feed the metrics of a streaming task by one pass over the corpus."""
+    task, corpus = job.task, job.corpus
+    assert isinstance(task, StreamTask) and corpus is not None
+    metrics: list[type[Metric]] = [METRICS.get(name) for name in task.metrics]
+    progress.start(len(corpus.tokens), title)
+    the_pass = Pass(job.port, saes, metrics, corpus, splice_bos=config.splice_bos, batch_size=config.batch_size)
+    return [
+        Outcome(
+            results=result.results,
+            data=DataInfo(
+                corpus=corpus.name,
+                revision=corpus.revision,
+                sha256=corpus.sha256,
+                n_contexts=len(corpus.tokens),
+                context_length=corpus.context_length,
+                n_tokens_scored=result.n_acts,
+                rule=corpus.rule,
+            ),
+        )
+        for result in the_pass.run(progress.advance)
+    ]
+
+
+def _study(config: RunConfig, job: _Job, saes: list[SAE], title: str, progress: Progress | SilentProgress) -> list[Outcome]:
+    """Run a study on all SAEs of the job."""
+    task = job.task
+    assert isinstance(task, StudyTask)
+    kind, settings = study_of(task)
+    setting = StudySetting(
+        port=job.port,
+        seed=job.items[0].seed,
+        limit=config.limit or tasks_of(config)[1],
+        batch_size=config.batch_size,
+        splice_bos=config.splice_bos,
+        data_dir=config.data_dir,
+        advance=progress.advance,
+    )
+    study = kind(setting, settings)
+    progress.start(study.total(), title)
+    with np.errstate(all="ignore"):  # what overflows becomes a score without a value, with its reason
+        results = study.run(saes)
+    for note in (*results[0].notes, *_too_few(config, task.name, results[0].data.n_contexts, "examples")):
+        progress.note(note)
+    return [Outcome(results=[result], data=result.data, tables=result.tables) for result in results]
+
+
 def _sae_budget(device: torch.device) -> int:
     """Return how many bytes of SAEs one pass may hold: half of what a GPU has free, 4 GiB on the CPU."""
     return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else 4 << 30
 
 
-def _write(
-    config: RunConfig,
-    model: LanguageModel,
-    port: Port,
-    item: Item,
-    corpus: Corpus,
-    result: PassResult,
-    timing: dict[str, float],
-) -> list[str]:
-    """Write one record and return the names of the scores that failed."""
-    _, limit = tasks_of(config)
-    record = Record(
-        sae=sae_info(item.sae, port),
-        model=model_info(model),
-        task=TaskInfo(name=item.task.name, version=item.task.version),
-        seed=item.seed,
-        scores=[score for r in result.results for score in r.scores],
-        series=[series for r in result.results for series in r.series],
-        raw={key: finite_or_none(value) for r in result.results for key, value in r.raw.items()},
-        data=DataInfo(
-            corpus=corpus.name,
-            revision=corpus.revision,
-            sha256=corpus.sha256,
-            n_contexts=len(corpus.tokens),
-            context_length=corpus.context_length,
-            n_tokens_scored=result.n_acts,
-            rule=corpus.rule,
-        ),
-        settings=settings_of(config, item.task, item.sae.config, limit)
-        | {"bos": _bos_rule(config), "residual_used": "centred" if any(centring(port, item.sae.config)) else "raw"},
-        environment={"versions": versions(), **source_commit(), **machine(str(model.device)), "dtype": str(model.dtype)},
-        timing=dict(timing),
-        tables=_write_tables(item, result.results),
-    )
-    write_record(item.path, record)
-    return [score.name for score in record.scores if score.status == "failed"]
-
-
-def _bos_rule(config: RunConfig) -> str:
-    return "replaced by splice and ablations" if config.splice_bos else "left clean by splice and ablations"
-
-
-def _write_tables(item: Item, results: list[MetricResult]) -> dict[str, Table]:
-    columns: dict[str, Any] = {name: values for r in results for name, values in r.per_latent.items()}
-    if not columns:
-        return {}
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    rows = len(next(iter(columns.values())))
-    table = pa.table({"latent": range(rows)} | {name: pa.array(values) for name, values in columns.items()})
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    path = item.path.with_name(f"seed{item.seed}.latents.parquet")
-    write_atomic(path, buffer.getvalue())
-    digest = hashlib.sha256(buffer.getvalue()).hexdigest()
-    return {"latents": Table(file=path.name, sha256=digest, rows=rows, columns=table.column_names)}
-
-
-def sae_info(sae: PlannedSAE, port: Port) -> SaeInfo:
-    """Return the record's account of the SAE."""
-    c = sae.config
-    return SaeInfo(
-        name=c.name,
-        path=str(c.path),
-        sha256=sae.sha256,
-        format=c.format,
-        architecture=c.architecture,
-        d_in=c.d_in,
-        d_out=c.d_out,
-        d_sae=c.d_sae,
-        k=c.k,
-        site=port.read.name,
-        site_out=port.write.name,
-        normalisation=c.normalisation,
-        residual=c.residual,
-        context_length=c.context_length,
-        dtype=sae.dtype,
-        warnings=[*c.assumptions, *c.warnings],
-    )
-
-
-def model_info(model: LanguageModel) -> ModelInfo:
-    """Return the record's account of the language model."""
-    return ModelInfo(
-        id=model.id,
-        name=model.name,
-        revision=model.revision,
-        sha256=model.sha256,
-        family=model.family,
-        dtype=str(model.dtype).removeprefix("torch."),
-    )
-
-
-def _corpus(config: RunConfig, item: Item, model: LanguageModel) -> Corpus:
+def _corpus(config: RunConfig, item: Item, model: LanguageModel) -> Corpus | None:
+    if isinstance(item.task, StudyTask):
+        return None
     _, limit = tasks_of(config)
     return build_corpus(
         corpus_spec(config, item.task),
@@ -277,13 +256,13 @@ def _corpus(config: RunConfig, item: Item, model: LanguageModel) -> Corpus:
     )
 
 
-def _too_few(config: RunConfig, corpus: Corpus) -> list[str]:
-    if config.limit is None or len(corpus.tokens) >= config.limit:
+def _too_few(config: RunConfig, name: str, n: int, what: str) -> list[str]:
+    if config.limit is None or n >= config.limit:
         return []
-    return [f"{corpus.name} gives only {len(corpus.tokens)} contexts of the {config.limit} that --limit asks for"]
+    return [f"{name} gives only {n} {what} of the {config.limit} that --limit asks for"]
 
 
-def corpus_spec(config: RunConfig, task: TaskSpec) -> CorpusSpec:
+def corpus_spec(config: RunConfig, task: StreamTask) -> CorpusSpec:
     """Return the task's corpus, or the one that ``--corpus`` puts in its place; ``--limit`` is the number of its contexts."""
     own = task.corpus
     length = config.context_length or own.context_length

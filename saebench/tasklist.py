@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -19,7 +20,8 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-Spec = TypeVar("Spec", bound=_Frozen)
+Spec = TypeVar("Spec", bound=BaseModel)
+Named = TypeVar("Named")
 
 
 class TaskCorpus(_Frozen):
@@ -38,18 +40,36 @@ class TaskCorpus(_Frozen):
     """What stands between two documents of one context (see ``saebench.data.CorpusSpec``)."""
 
 
-class TaskSpec(_Frozen):
-    """One task: what is measured, on which text."""
+class _Task(_Frozen):
+    """What every task says of itself."""
 
     name: str = Field(min_length=1)
     version: int = Field(ge=1)
     """Raised when the meaning of a score changes; records of two versions are never mixed."""
     description: str
-    metrics: tuple[str, ...] = Field(min_length=1)
-    corpus: TaskCorpus
     citation: str
     """BibTeX of the data."""
     licence: str
+
+
+class StreamTask(_Task):
+    """Streaming metrics, fed by one pass over a corpus."""
+
+    metrics: tuple[str, ...] = Field(min_length=1)
+    corpus: TaskCorpus
+
+
+class StudyTask(_Task):
+    """A study, which brings its own texts."""
+
+    study: str = Field(min_length=1)
+    """Its name in the registry ``STUDIES``."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """Options of the study; its own class checks them (:func:`saebench.studies.settings.study_of`)."""
+
+
+TaskSpec: TypeAlias = StreamTask | StudyTask
+"""One task: what is measured, on which text. A file with the key ``study`` is a study, any other one is streaming."""
 
 
 class SuiteSpec(_Frozen):
@@ -59,7 +79,7 @@ class SuiteSpec(_Frozen):
     description: str
     tasks: tuple[str, ...] = Field(min_length=1)
     limit: int | None = Field(default=None, ge=1)
-    """Number of contexts of each task at most; ``None`` for all."""
+    """Number of contexts of each task at most, of examples for a study; ``None`` for all."""
 
 
 def read_tasks(folder: Traversable) -> dict[str, TaskSpec]:
@@ -73,7 +93,7 @@ def read_tasks(folder: Traversable) -> dict[str, TaskSpec]:
     for file in sorted(folder.iterdir(), key=lambda f: f.name):
         if not file.name.endswith(".yaml") or file.name == _SUITES:
             continue
-        task = _validate(TaskSpec, _load_yaml(file), file.name)
+        task = _task(_load_yaml(file), file.name)
         if task.name in found:
             raise InputError(f"{origin[task.name]} and {file.name} both define task {task.name!r}; rename one of them")
         found[task.name], origin[task.name] = task, file.name
@@ -84,7 +104,7 @@ def read_suites(folder: Traversable) -> dict[str, SuiteSpec]:
     """Return every suite of ``folder``'s ``suites.yaml`` by name, in the file's order; ``InputError`` as for tasks."""
     data = _load_yaml(folder / _SUITES)
     return {
-        name: _validate(SuiteSpec, body | {"name": name} if isinstance(body, dict) else body, f"{_SUITES}, {name}")
+        name: validate(SuiteSpec, body | {"name": name} if isinstance(body, dict) else body, f"{_SUITES}, {name}")
         for name, body in data.items()
     }
 
@@ -112,7 +132,7 @@ def load_task(name: str) -> TaskSpec:
     if not name.endswith((".yaml", ".yml")):
         return _pick("task", name, _tasks())
     file = Path(name).expanduser()
-    task = _validate(TaskSpec, _load_yaml(file), name)
+    task = _task(_load_yaml(file), name)
     if task.name in _tasks():
         raise InputError(f"{name}: the task {task.name!r} comes with saebench; give yours another name")
     return task
@@ -133,7 +153,7 @@ def _suites() -> dict[str, SuiteSpec]:
     return read_suites(resources.files("saebench.tasks"))
 
 
-def _pick(kind: str, name: str, known: dict[str, Spec]) -> Spec:
+def _pick(kind: str, name: str, known: dict[str, Named]) -> Named:
     if name not in known:
         raise InputError(f"unknown {kind} {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}.")
     return known[name]
@@ -161,15 +181,48 @@ def _load_yaml(file: Traversable) -> dict[str, Any]:
     return data
 
 
-def _validate(model: type[Spec], data: Any, where: str) -> Spec:
+def _task(data: dict[str, Any], where: str) -> TaskSpec:
+    streaming = next((key for key in ("metrics", "corpus") if key in data), None)
+    if "study" in data and streaming:
+        raise InputError(f"{where}: a task is either a study or metrics over a corpus; leave out {streaming!r} or 'study'")
+    if "study" in data:
+        return validate(StudyTask, data, where)
+    return validate(StreamTask, data, where, also=StudyTask.model_fields if "corpus" not in data else ())
+
+
+def validate(model: type[Spec], data: Any, where: str, *, also: Iterable[str] = ()) -> Spec:
+    """Return ``data`` as a ``model``.
+
+    Args:
+        model: A pydantic model that takes no unknown keys.
+        data: What a file holds.
+        where: The file's name, for the message.
+        also: Keys that are known elsewhere, to be suggested for an unknown one.
+
+    Raises:
+        InputError: An unknown key (with the nearest ones), or the first thing that is wrong otherwise.
+    """
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
+        found = error.errors()
+        first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])
         keys = [str(part) for part in first["loc"]]
         path = ".".join(keys) or "file"
         if first["type"] == "extra_forbidden":
-            known = TaskCorpus if len(keys) > 1 else model
-            near = did_you_mean(keys[-1], known.model_fields)
+            known = _fields_at(model, keys[:-1])
+            near = did_you_mean(keys[-1], [*known, *(also if len(keys) == 1 else ())])
             raise InputError(f"{where}: unknown key {path!r}.{near}") from None
-        raise InputError(f"{where}: {path}: {first['msg']}") from None
+        raise InputError(f"{where}: {path}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def _fields_at(model: type[BaseModel], keys: list[str]) -> list[str]:
+    """Return the names of the fields of the model that lies at ``keys`` inside ``model``."""
+    for key in keys:
+        field = model.model_fields.get(key)
+        kinds = [] if field is None else [field.annotation, *get_args(field.annotation)]
+        inner = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if not inner:
+            return []
+        model = inner[0]
+    return list(model.model_fields)

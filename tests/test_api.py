@@ -91,7 +91,7 @@ def test_errors_are_exceptions_with_one_line(world: Path, tmp_path: Path, monkey
         saebench.evaluate([world / "sae0"], limt=3)
     with pytest.raises(InputError, match="limit"):
         saebench.evaluate([world / "sae0"], limit=0)
-    monkeypatch.setattr("saebench.run._write", lambda *_a: 1 / 0)
+    monkeypatch.setattr("saebench.run.write_outcome", lambda *_a: 1 / 0)
     with pytest.raises(IncompleteError, match="ZeroDivisionError"):
         saebench.evaluate([world / "sae0"], **options(world, tmp_path))
 

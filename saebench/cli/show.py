@@ -1,4 +1,4 @@
-"""``saebench show``: the definition of a metric or a task."""
+"""``saebench show``: the definition of a metric, a study or a task."""
 
 from __future__ import annotations
 
@@ -13,19 +13,15 @@ from saebench.errors import InputError, did_you_mean
 
 
 @click.command()
-@click.argument("kind", type=click.Choice(["metric", "task"]))
+@click.argument("kind", type=click.Choice(["metric", "study", "task"]))
 @click.argument("name")
 @json_option
 def show(kind: str, name: str, as_json: bool) -> int:
-    """Show the definition of the metric (or one score of it) or the task called NAME."""
-    if kind == "metric":
-        found = _metric(name)
-        text = _metric_text
+    """Show the definition of the metric or study (or one score of it) or the task called NAME."""
+    if kind == "task":
+        found, text = _task(name), _task_text
     else:
-        from saebench.tasklist import load_task
-
-        found = load_task(name).model_dump(mode="json")
-        text = _task_text
+        found, text = _measure(kind, name), _measure_text
     if as_json:
         put_json(found)
     else:
@@ -33,26 +29,51 @@ def show(kind: str, name: str, as_json: bool) -> int:
     return 0
 
 
-def _metric(name: str) -> dict[str, Any]:
-    from saebench.registry import METRICS
+def _measure(kind: str, name: str) -> dict[str, Any]:
+    """Return a metric or study by its name or that of one of its scores; a score that only the other kind has is found too."""
+    from saebench.registry import METRICS, STUDIES
 
-    metrics = dict(METRICS.items())
-    scores = {spec.name: metric for metric, cls in metrics.items() for spec in cls.specs}
-    if name not in metrics and name not in scores:
-        near = did_you_mean(name, [*metrics, *scores])
-        raise InputError(f"unknown metric {name!r}.{near} Metrics: {', '.join(metrics)}; or the name of a score.")
-    metric = name if name in metrics else scores[name]
-    cls = metrics[metric]
+    kinds: dict[str, dict[str, Any]] = {"metric": dict(METRICS.items()), "study": dict(STUDIES.items())}
+    order = [kind, *(k for k in kinds if k != kind)]
+    if name in kinds[kind]:
+        return _defined(kind, name, kinds[kind][name], None)
+    for k in order:
+        for measure, cls in kinds[k].items():
+            if any(spec.name == name for spec in cls.specs):
+                return _defined(k, measure, cls, name)
+    known = kinds[kind]
+    near = did_you_mean(name, [*known, *(spec.name for of in kinds.values() for cls in of.values() for spec in cls.specs)])
+    plural = "Metrics" if kind == "metric" else "Studies"
+    raise InputError(f"unknown {kind} {name!r}.{near} {plural}: {', '.join(known)}; or the name of a score.")
+
+
+def _defined(kind: str, name: str, cls: Any, score: str | None) -> dict[str, Any]:
+    settings = {"settings": cls.Settings.model_json_schema().get("properties", {})} if kind == "study" else {}
     return {
-        "metric": metric,
+        kind: name,
         "version": cls.version,
         "about": inspect.cleandoc(cls.__doc__ or ""),
-        "scores": [dataclasses.asdict(spec) for spec in cls.specs if name in (metric, spec.name)],
+        **settings,
+        "scores": [dataclasses.asdict(spec) for spec in cls.specs if score in (None, spec.name)],
     }
 
 
-def _metric_text(found: dict[str, Any]) -> str:
-    parts = [f"{found['metric']}, version {found['version']}\n\n{found['about']}\n"]
+def _task(name: str) -> dict[str, Any]:
+    from saebench.studies.settings import study_of
+    from saebench.tasklist import StudyTask, load_task
+
+    task = load_task(name)
+    found = task.model_dump(mode="json")
+    if isinstance(task, StudyTask):
+        found["settings"] = study_of(task)[1].model_dump(mode="json")
+    return found
+
+
+def _measure_text(found: dict[str, Any]) -> str:
+    name = found.get("metric") or found["study"]
+    parts = [f"{name}, version {found['version']}\n\n{found['about']}\n"]
+    if found.get("settings"):
+        parts.append("settings:\n" + "".join(f"  {key}: {_setting(about)}\n" for key, about in found["settings"].items()))
     for s in found["scores"]:
         facts = [f"better: {s['better']}", f"unit: {s['unit'] or 'none'}", f"over: {s['unit_n']}"]
         source = f"\n  source: {s['source']}" if s["source"] else ""
@@ -60,10 +81,19 @@ def _metric_text(found: dict[str, Any]) -> str:
     return "\n".join(parts)
 
 
+def _setting(about: dict[str, Any]) -> str:
+    default = "required" if "default" not in about else f"{about['default']} unless the task says otherwise"
+    return f"{default}. {about['description']}" if "description" in about else default
+
+
 def _task_text(found: dict[str, Any]) -> str:
-    corpus = "".join(f"  {k}: {'not fixed' if v is None else v}\n" for k, v in found["corpus"].items())
-    metrics = ", ".join(found["metrics"])
+    if "study" in found:
+        lines = "".join(f"  {k}: {'not fixed' if v is None else v}\n" for k, v in found["settings"].items())
+        measures = f"study: {found['study']}\n" + (f"settings:\n{lines}" if lines else "")
+    else:
+        lines = "".join(f"  {k}: {'not fixed' if v is None else v}\n" for k, v in found["corpus"].items())
+        measures = f"metrics: {', '.join(found['metrics'])}\ncorpus:\n{lines}"
     return (
-        f"{found['name']}, version {found['version']}\n\n{found['description']}\n\nmetrics: {metrics}\n"
-        f"corpus:\n{corpus}licence of the data: {found['licence']}\n\n{found['citation'].rstrip()}\n"
+        f"{found['name']}, version {found['version']}\n\n{found['description']}\n\n{measures}"
+        f"licence of the data: {found['licence']}\n\n{found['citation'].rstrip()}\n"
     )

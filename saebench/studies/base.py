@@ -23,9 +23,12 @@ from saebench.sae import SAE
 
 
 class StudySettings(BaseModel):
-    """The keys that a task file may put under ``settings``; subclasses add theirs, each with a default where one is sensible."""
+    """The keys that a task file may put under ``settings``.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Subclasses add theirs, each with a docstring, which ``saebench show study`` prints, and where one is sensible a default.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 SettingsOf = TypeVar("SettingsOf", bound=StudySettings)
@@ -45,7 +48,7 @@ class StudySetting:
     seed: int
     """Chooses the examples."""
     limit: int | None = None
-    """Number of examples (contexts, passages) in place of the study's own; fewer where there are no more."""
+    """Number of examples (contexts, passages) at most; ``None``: as many as the study's settings say."""
     batch_size: int | None = None
     """Examples that go through the model at once; moves no score."""
     splice_bos: bool = False

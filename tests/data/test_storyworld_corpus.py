@@ -22,7 +22,7 @@ from saebench.data.storyworld.document import Document
 from saebench.data.storyworld.tokens import NO_TEXT, document_tokens, token_labels
 from saebench.errors import InputError
 from saebench.run import corpus_spec
-from saebench.tasklist import TaskCorpus, TaskSpec
+from saebench.tasklist import StreamTask, TaskCorpus
 
 END = "<|endoftext|>"
 SPEC = CorpusSpec(source="storyworld", context_length=48, n_contexts=30)
@@ -108,7 +108,7 @@ def test_refusals(tokenizer, changes, message):
 
 
 def test_the_command_lines_corpus_option_means_the_eval_part(tokenizer):
-    task = TaskSpec(
+    task = StreamTask(
         name="t", version=1, description="", metrics=("sparsity",), citation="", licence="",
         corpus=TaskCorpus(source="other/text", n_contexts=12, context_length=32),
     )  # fmt: skip
