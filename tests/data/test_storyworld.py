@@ -18,8 +18,8 @@ from saebench.data.storyworld.rng import Rng, Weighted
 from saebench.data.storyworld.template import PHRASES, RULES, TENSES
 
 GOLDEN = {
-    "train": "0658c6ae2bc9b8206aeafec541554e9c642ab5e438f98e81a54eed8d2e8f294a",
-    "eval": "d9ddeadeb8eb129bb082bf9f39f5fdd1e3d7806b1e90dd1fe17e1bbab00b3ffb",
+    "train": "9a747fc15c40807568c2868c25cd160693c550f8eb7d59f06c348e41639a6fa3",
+    "eval": "7a523ea23a55519d421cad17ce8ee1f09c7fa63aaa27d8e89f993a908b6e9fd4",
 }
 PRONOUNS = {"she": 0, "her": 0, "he": 1, "him": 1, "his": 1}
 

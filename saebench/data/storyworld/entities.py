@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, no_type_check
+from typing import Any, no_type_check
 
 from saebench.data.storyworld import lexicon as lex
 from saebench.data.storyworld.lexicon import BY_TEXT, ENTITY, NOUNS, THE
 from saebench.data.storyworld.variables import REF, REFERENT, value
-
-if TYPE_CHECKING:
-    from saebench.data.storyworld.world import World
 
 Codes = tuple[int, ...]
 _I, _ME, _MY = BY_TEXT["I"], BY_TEXT["me"], BY_TEXT["my"]
@@ -86,18 +83,21 @@ class Person(Entity):
         self.relation = relation
         _label(self.labels, "referent_relation", relation)
 
-    def np(self, w: World, case: str) -> Codes:
-        """Return how the person is named here; ``o`` object, ``p`` possessive, ``n`` always by name, ``v`` called."""
+    def np(self, w: Any, case: str) -> Codes:
+        """Return how the person is named here; ``o`` object, ``p`` possessive, ``v`` called.
+
+        ``n`` and ``m``: always by name, where others would say "I" and "me".
+        """
         tag = self.index << ENTITY
         slot = 0 if self.female else 1
         if case == "v":
             w.last_person[slot] = self
             return self.name
         if self is w.speaker:
-            return ((_ME if case == "o" else _MY if case == "p" else _I) | tag,)
+            return ((_ME if case in ("o", "m") else _MY if case == "p" else _I) | tag,)
         if self is w.hearer:
             return ((_YOUR if case == "p" else _YOU) | tag,)
-        if w.last_person[slot] is self and case != "n":
+        if w.last_person[slot] is self and case not in ("n", "m"):
             here = w.mentioned == self.index
             w.mentioned = self.index
             if here or w.chance(60):
@@ -105,7 +105,7 @@ class Person(Entity):
         else:
             w.last_person[slot] = self
             w.mentioned = self.index
-        if self.seen and case not in ("n", "p") and "work" in self.told and self.noun and w.chance(18):
+        if self.seen and case not in ("n", "m", "p") and "work" in self.told and self.noun and w.chance(18):
             return self.noun
         self.seen = True
         return self.possessive if case == "p" else self.name
@@ -151,7 +151,7 @@ class Thing(Entity):
                 _label(self.labels, "referent_" + key, kind)
         _label(self.labels, "referent_gender", "neuter")
 
-    def np(self, w: World, case: str) -> Codes:
+    def np(self, w: Any, case: str) -> Codes:
         """Return how the thing is named here; ``i`` "a red kettle", ``f`` "the red kettle", ``d`` no pronoun, ``n`` bare."""
         tag = self.index << ENTITY
         if case == "n":

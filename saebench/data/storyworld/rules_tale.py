@@ -46,7 +46,7 @@ It all [begin@p] {place:in} of {town} , on a {weather} {time} .
 There [be] {an_age} {job} in {home} <rel whose name [be] {a:n} > .
 {an_age} {job} called {a:n} [live] ( near {place} | in a small house | in {home} | at the end of the street ) .
 {a:n} , {an_age} {job} from {home} , [be] {place:in} .
-Everyone in {town} [know] {a:n} , {an_age} {job} from {home} .
+Everyone in {town} [know] {a:m} , {an_age} {job} from {home} .
 {place:in} , {a:n} [wait] ( for a friend | for news | ) . {a} [be] {an_age} {job} from {home} .
 # intro_child description
 {a:n} [be] {an_age} {child} <rel who [live] in {home} > .
@@ -104,7 +104,7 @@ That {time} ) it [be@o] {a:p} own .
 <sub Because {b:n} [be@b] {*very} ( sad | lonely | kind | poor | tired ) , > {a} [give] {b:o} {o:d} .
 {b} [receive@b] {o:d} from {a:o} .
 {b} [thank@b] {a:o} for {o:d} and [carry@b] it ( home | away | upstairs ) .
-From that day on , {o:d} [belong@o] to {b:n} . It [be@o] a present from {a:o} .
+From that day on , {o:d} [belong@o] to {b:m} . It [be@o] a present from {a:o} .
 # sell transfer
 {a} [sell] {o} to {b:o} for {count} {coins} .
 {b} [buy@b] {o:d} from {a:o} for {count} {coins} .

@@ -22,7 +22,7 @@ add_rules("""
 <q:a:b <? Whose [be@it] {o:f} ? > > ( [ask] {a:n} | {a} [ask] ) ( {*tone} | ) .
 <q:a:b <? Who [own@it] {o:f} ? > > {a} [want] to [base:know] .
 # tellwho speech
-<q:b:a It [belong@o] to {c:n} , > ( [say@b] {b:n} | {b} [say@b] ) .
+<q:b:a It [belong@o] to {c:m} , > ( [say@b] {b:n} | {b} [say@b] ) .
 <q:b:a {*oh} , {c:n} [have@c] it , > ( [answer@b] {b:n} | {b} [answer@b] ) ( {*tone} | ) .
 <q:b:a <past {c:n} [take@c] it > , > ( [reply@b] {b:n} | {b} [reply@b] ) .
 # tellme speech
@@ -68,7 +68,7 @@ add_rules("""
 # offer speech good
 <q:a:b <! [base:take] {o:d} , {b:v} , > > ( [say] {a:n} | {a} [say] ) . {a} [give] it to {b:o} .
 <q:a:b {b} [need@b] {o:d} more than {a} [do] , > ( [say] {a:n} | {a} [say] ) , and {b:n} [accept@b] it .
-<q:a:b {o:d} [be@o] {b:p} own now , > ( [say] {a:n} | {a} [say] ) to {b:n} .
+<q:a:b {o:d} [be@o] {b:p} own now , > ( [say] {a:n} | {a} [say] ) to {b:m} .
 # opinion speech
 <q:a:b {c:n} [be@c] {*very} {trait3} , > ( [whisper] {a:n} | {a} [whisper] ) .
 <q:a:b <? [not love@they] {a} {o:f} ? > > ( [ask] {a:n} | {a} [ask] ) .
@@ -81,12 +81,12 @@ add_rules("""
 <q:a:b {a} never [past:say] that , > ( [mutter] {a:n} | {a} [mutter] ) .
 {a} and {b:n} [argue@they] about {o:d} for {count} hours .
 # recallowner recall
-Now {o:d} [belong@o] to {c:n} .
-The one <rel who [have@it] {o:f} now > [be@it] {c:n} .
-By then , the owner of {o:f} [be@it] {c:n} .
-( Everyone | {town} | {a} ) ( [know] | [remember] | [notice] ) <comp that {o:f} [be@o] ( in the house of | with ) {c:n} > .
-<sub If ( anyone | someone | a neighbour | {a} ) [need] {o:f} , > ( it [be@it] best to [base:ask] {c:n} | {c:n} [have@c] it | \
-the way [lead@it] to {c:n} ) .
+Now {o:d} [belong@o] to {c:m} .
+The one <rel who [have@it] {o:f} now > [be@it] {c:m} .
+By then , the owner of {o:f} [be@it] {c:m} .
+( Everyone | {town} | {a} ) ( [know] | [remember] | [notice] ) <comp that {o:f} [be@o] ( in {c:p} house | with {c:m} ) > .
+<sub If ( anyone | someone | a neighbour | {a} ) [need] {o:f} , > ( it [be@it] best to [base:ask] {c:m} | {c:n} [have@c] it | \
+the way [lead@it] to {c:m} ) .
 # recallplace recall
 {o:f} [be@o] still {where} .
 All this time {o:f} [lie@o] {where} .
@@ -98,7 +98,7 @@ When {c:n} [go@c] to work , it [be@it] as {an_job3} .
 # recallhome recall
 {c:n} [come@c] from {home3} .
 Every {season} {c:n} [travel@c] back to {home3} .
-The house of {c:n} [stand@it] in {home3} .
+{c:p} house [stand@it] in {home3} .
 # recallage recall
 {c:n} [be@c] {years3} .
 At {years3} , {c:n} [know@c] what to [base:do] .
@@ -107,16 +107,16 @@ At {years3} , {c:n} [know@c] what to [base:do] .
 Such [be@it] {c:n} : {*very} {trait3} .
 # recallkin recall
 {c:n} [be@c] {a:p} {relation3} .
-Who [come@it] in but {c:n} , {a:p} {relation3} ?
+Who [come@it] in but {c:m} , {a:p} {relation3} ?
 # recallthing recall
 {c:n} still [have@c] {o:f} .
-In the house of {c:n} there [be@it] now {o:f} .
+In {c:p} house there [be@it] now {o:f} .
 What {c:n} [own@c] [be@it] {o:f} .
 # l_owner recall
-{*later} , {o:f} [belong@o] to {target:n} .
-( {*later} | Now ) the owner of {o:f} [be@it] {target:n} .
-And <sub if you [ask@you] who [have@it] {o:f} , > the answer [be@it] {target:n} .
-The house <rel where one [find@it] {o:f} > [be@it] that of {target:n} .
+{*later} , {o:f} [belong@o] to {target:m} .
+( {*later} | Now ) the owner of {o:f} [be@it] {target:m} .
+And <sub if you [ask@you] who [have@it] {o:f} , > the answer [be@it] {target:m} .
+The house <rel where one [find@it] {o:f} > [be@it] that of {target:m} .
 # l_place recall
 ( {*later} | All this time | Now ) {o:f} [be@o] in the {target} .
 To [base:see] {o:f} , one must [base:look] in the {target} .
@@ -124,10 +124,10 @@ And {o:f} ? It [stand@o] in the {target} .
 # l_work recall
 ( {*later} | Now ) {c:n} [go@c] to work , and the work [be@it] that of the {target} .
 Nobody [forget@it] <comp that {c:n} [be@c] the {target} > .
-In {town} , everyone [call@it] {c:n} the {target} .
+In {town} , everyone [call@it] {c:m} the {target} .
 # l_home recall
 ( {*later} | Now ) {c:n} [travel@c] home to {target} .
-The road [lead@it] {c:n} back to {target} .
+The road [lead@it] {c:m} back to {target} .
 In {season} {c:n} always [think@c] of {target} .
 # l_thing recall
 ( {*later} | Now ) {c:n} [have@c] nothing but the {target} .
@@ -138,7 +138,7 @@ The only thing <rel that {c:n} [own@c] > [be@it] the {target} .
 {a} [go] home to {home} and [sleep] until {time2} .
 That {time} , {a} and {b:n} [sit@they] together {place:in} and [tell@they] old stories .
 And that [be@it] the end of the story .
-People in {home} still [tell@they] the story of {a:n} and {o:d} .
+People in {home} still [tell@they] the story of {a:m} and {o:d} .
 # moral fact
 <must Whoever [borrow@it] ( a thing | {an_x} ) must [base:bring] it back ( {*manner} | one {weekday} | ) > .
 <sub When ( friends | neighbours | {beastsp} | children ) [help@they] each other , > ( hard work [be@it] soon done | every \
@@ -147,7 +147,7 @@ A secret [be@it] safe with a {trait} friend .
 It [be@it] better to [base:be] {trait} than to [base:be] rich .
 # question fact
 Question : <? Who [past:have@it] {o:f} at the end ? > Answer : {c:n} .
-Question : <? To whom [past:do@it] {o:f} [base:belong] ? > Answer : to {c:n} .
+Question : <? To whom [past:do@it] {o:f} [base:belong] ? > Answer : to {c:m} .
 # questionjob fact
 Question : <? What [past:be@c] {c:n} ? > Answer : {an_job3} .
 # questionhome fact
