@@ -44,6 +44,7 @@ def as_values(assignments: tuple[str, ...], file: Path | None) -> dict[str, Any]
             raise InputError(f"{file} cannot be read: {' '.join(str(error).split())}") from None
         if not isinstance(loaded, dict):
             raise InputError(f"{file} must hold key: value pairs")
+        _check_names(loaded, str(file))
         values |= loaded
     for word in assignments:
         key, equals, value = word.partition("=")
@@ -54,6 +55,12 @@ def as_values(assignments: tuple[str, ...], file: Path | None) -> dict[str, Any]
         except yaml.YAMLError:
             values[key] = value
     return values
+
+
+def _check_names(values: dict[Any, Any], where: str) -> None:
+    for key in values:
+        if not isinstance(key, str):  # YAML reads a bare `on`, `no` or 3 as something else
+            raise InputError(f"{where} has the key {key!r}, which is not a name; correct it, or put it in quotes")
 
 
 def runs_of(recipe: str | None, values: dict[str, Any]) -> list[Run]:
@@ -71,7 +78,10 @@ def runs_of(recipe: str | None, values: dict[str, Any]) -> list[Run]:
         InputError: An unknown recipe or setting (with near ones), or an impossible value.
     """
     values = dict(values)
-    entries = values.pop("recipes", None)
+    entries, named = values.pop("recipes", None), values.pop("recipe", None)
+    if recipe is not None and named not in (None, recipe):
+        raise InputError(f"the configuration is of the recipe {named!r}, not {recipe!r}; leave one of them out")
+    recipe = named if recipe is None else recipe
     if entries is None:
         if recipe is None:
             raise InputError("no recipe given; name one (see `saebench list recipes`), or a sweep with --config")
@@ -80,13 +90,17 @@ def runs_of(recipe: str | None, values: dict[str, Any]) -> list[Run]:
         raise InputError(f"the configuration lists recipes already; leave {recipe!r} out")
     if not isinstance(entries, list) or not entries or not all(isinstance(e, dict) and "recipe" in e for e in entries):
         raise InputError("recipes must be a list of mappings, each with `recipe: NAME` and its settings")
+    for entry in entries:
+        _check_names(entry, "an entry of recipes")
     points = [point for entry in entries for point in _grid(values, entry)]
     varied = [key for key in dict.fromkeys(k for point in points for k in point) if len({str(p.get(key)) for p in points}) > 1]
     names = [_name(point, varied) for point in points]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise InputError(f"the sweep has the run {twice} twice; take one out")
-    out = Path(values.get("out", "."))
+    if not isinstance(values.get("out"), str | Path):
+        raise InputError("no out given, the folder of the sweep; use --out")
+    out = Path(values["out"])
     return [
         _run(p["recipe"], {k: v for k, v in p.items() if k != "recipe"} | {"out": out / name})
         for p, name in zip(points, names, strict=True)
@@ -103,8 +117,7 @@ def _name(point: dict[str, Any], varied: list[str]) -> str:
 
 def _grid(shared: dict[str, Any], entry: dict[str, Any]) -> list[dict[str, Any]]:
     """Return every combination of one entry of ``recipes``, the shared values included."""
-    kind = RECIPES.get(entry["recipe"])
-    values = shared | entry
+    kind, values = _kind(entry["recipe"]), shared | entry
     for key in entry:
         if key in TrainConfig.model_fields and key not in ("recipe", *_OF_A_RUN):
             raise InputError(f"{key} is shared by all runs of a sweep; give it beside `recipes`, not inside")
@@ -121,11 +134,19 @@ def _choices(key: str, value: Any, settings: type[RecipeSettings]) -> list[Any]:
         return [value]
     if not is_list and key in TrainConfig.model_fields and key not in _OF_A_RUN:
         raise InputError(f"{key} is shared by all runs of a sweep and takes one value, not {value}")
+    if not value:
+        raise InputError(f"{key} is an empty list; name at least one value, or leave it out")
     return value
 
 
-def _run(recipe: str, values: dict[str, Any]) -> Run:
-    kind = RECIPES.get(recipe)
+def _kind(recipe: Any) -> type[Recipe]:
+    if not isinstance(recipe, str):
+        raise InputError(f"recipe should be one name, not {recipe!r}; a sweep has an entry of its own for each recipe")
+    return RECIPES.get(recipe)
+
+
+def _run(recipe: Any, values: dict[str, Any]) -> Run:
+    kind = _kind(recipe)
     run, own = TrainConfig.model_fields, kind.Settings.model_fields
     for key in values:
         if key not in run and key not in own:
@@ -139,5 +160,6 @@ def _validated(model: type[BaseModel], values: dict[str, Any]) -> Any:
         return model.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"]) or "settings"
-        raise InputError(f"setting {name}: {first['msg'].removeprefix('Value error, ')}") from None
+        name, said = ".".join(str(part) for part in first["loc"]) or "settings", first["msg"].removeprefix("Value error, ")
+        given = "" if first["type"] == "missing" or not first["loc"] else f"={first['input']!r}"
+        raise InputError(f"setting {name}{given}: {said}") from None

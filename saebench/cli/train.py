@@ -47,7 +47,7 @@ def train(recipe: str | None, file: Path | None, assignments: tuple[str, ...], *
         progress.done()
     if os.environ.get("RANK", "0") != "0":
         return 0  # under torchrun one process speaks
-    folders = [values["out"]] if recipe else [f"{values['out']}/{sae.config.name}" for sae in saes]
+    folders = [f"{values['out']}/{sae.config.name}" for sae in saes] if "recipes" in values else [values["out"]]
     several = f"{len(saes)} SAEs " if len(saes) > 1 else ""
     say(f"{several}written to {values['out']}; score with: saebench run {' '.join(f'--sae {folder}' for folder in folders)}")
     return 0

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from saebench.registry import RECIPES
 from saebench.sae import SAEWeights
 
-from ..config import RecipeSettings
+from ..config import Decay, Natural, Positive, RecipeSettings, Share, Weight
 from ..recipe import Losses, Recipe, Start
 from ..rows import drop_parallel_, geometric_median, near_identity, random_unit_rows, unit_rows_
 
@@ -23,13 +23,13 @@ from ..rows import drop_parallel_, geometric_median, near_identity, random_unit_
 class GatedSettings(RecipeSettings):
     """Settings of ``gated``; Adam and learning rate as in the source's appendix on training."""
 
-    d_sae: int = 24_576
-    lr: float = 3e-4
-    lr_warmup_steps: int = 1_000
-    adam_beta1: float = 0.0
-    l1: float = 0.1
+    d_sae: Natural = 24_576
+    lr: Positive = 3e-4
+    lr_warmup_steps: Natural = 1_000
+    adam_beta1: Decay = 0.0
+    l1: Weight = 0.1
     """Coefficient at acts of mean squared norm 1; tune it for the L0 wanted."""
-    l1_warmup_share: float = 0.05
+    l1_warmup_share: Share = 0.05
     """Share of the run over which l1 rises from 0."""
 
 

@@ -18,7 +18,7 @@ from saebench.errors import InputError
 from saebench.registry import RECIPES
 from saebench.sae import SAEWeights
 
-from ..config import RecipeSettings
+from ..config import Decay, Natural, Positive, RecipeSettings, Share, Weight
 from ..recipe import Losses, Recipe, Start
 from ..rows import drop_parallel_, random_unit_rows, unit_rows_, with_unit_decoder
 
@@ -26,23 +26,23 @@ from ..rows import drop_parallel_, random_unit_rows, unit_rows_, with_unit_decod
 class JumpReluSettings(RecipeSettings):
     """Settings of ``jumprelu``. Where a value is ``None`` it is the chosen penalty's own."""
 
-    d_sae: int = 24_576
-    lr: float = 7e-5
-    lr_warmup_steps: int = 1_000
-    lr_decay_share: float = 0.2
-    adam_beta1: float = 0.0
+    d_sae: Natural = 24_576
+    lr: Positive = 7e-5
+    lr_warmup_steps: Natural = 1_000
+    lr_decay_share: Share = 0.2
+    adam_beta1: Decay = 0.0
     penalty: Literal["l0", "tanh"] = "l0"
     """``l0``: λ ‖f‖₀ on acts of mean squared norm 1, unit decoder rows. ``tanh``: λ Σ tanh(4 f_i ‖d_i‖) on acts of mean norm √D,
     free decoder, and straight-through gradients reach the encoder as well."""
-    coefficient: float | None = None
+    coefficient: Weight | None = None
     """λ: 1e-3 for l0, 20 for tanh; tune it for the L0 wanted."""
-    warmup_share: float | None = None
+    warmup_share: Share | None = None
     """Share of the run over which λ rises from 0: 0.1 for l0, all of it for tanh."""
-    bandwidth: float | None = None
+    bandwidth: Positive | None = None
     """ε: 1e-3 for l0, 2 for tanh."""
-    threshold: float | None = None
+    threshold: Positive | None = None
     """θ at the start: 1e-3 for l0, 0.1 for tanh."""
-    pre_act_coefficient: float | None = None
+    pre_act_coefficient: Weight | None = None
     """Of Σ ReLU(θ − π_i) ‖d_i‖, which pulls silent latents up: 0 for l0, 3e-6 for tanh."""
 
 

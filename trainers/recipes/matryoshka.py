@@ -12,6 +12,7 @@ from torch import Tensor
 from saebench.errors import InputError
 from saebench.registry import RECIPES
 
+from ..config import Count
 from ..recipe import Start
 from ..sparse import Active, sparse_decode
 from .batchtopk import BatchTopK, BatchTopKSettings
@@ -20,7 +21,7 @@ from .batchtopk import BatchTopK, BatchTopKSettings
 class MatryoshkaSettings(BatchTopKSettings):
     """Settings of ``matryoshka``."""
 
-    widths: tuple[int, ...] = ()
+    widths: tuple[Count, ...] = ()
     """The growing list, ending in d_sae; 1/16, 1/8, 1/4, 1/2 and all of d_sae if empty."""
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from saebench.registry import RECIPES
 from saebench.sae import SAEWeights
 
-from ..config import RecipeSettings
+from ..config import Natural, Positive, RecipeSettings, Share, Weight
 from ..recipe import Losses, Recipe, Start
 from ..rows import random_unit_rows, with_unit_decoder
 
@@ -25,12 +25,12 @@ _FIRST_NORM = 0.1
 class ReluAprilSettings(RecipeSettings):
     """Settings of ``relu-april``, with the source's values."""
 
-    d_sae: int = 24_576
-    lr: float = 5e-5
-    lr_decay_share: float = 0.2
-    grad_clip: float | None = 1.0
-    l1: float = 5.0
-    l1_warmup_share: float = 0.05
+    d_sae: Natural = 24_576
+    lr: Positive = 5e-5
+    lr_decay_share: Share = 0.2
+    grad_clip: Positive | None = 1.0
+    l1: Weight = 5.0
+    l1_warmup_share: Share = 0.05
     """Share of the run over which l1 rises from 0."""
 
 

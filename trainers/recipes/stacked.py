@@ -17,7 +17,7 @@ from saebench.errors import InputError
 from saebench.registry import RECIPES
 from saebench.sae import SAEWeights
 
-from ..config import RecipeSettings
+from ..config import Count, Natural, Positive, RecipeSettings, Weight
 from ..recipe import Losses, Recipe, Start
 from ..rows import drop_parallel_, geometric_median, near_identity, random_unit_rows, unit_rows_
 
@@ -25,14 +25,14 @@ from ..rows import drop_parallel_, geometric_median, near_identity, random_unit_
 class StackedSettings(RecipeSettings):
     """Settings of ``stacked``; the lists have one entry a stage."""
 
-    d_sae: int = 24_576
+    d_sae: Natural = 24_576
     """Latents of all stages together."""
-    lr: float = 4e-4
-    stage_latents: tuple[int, ...] = ()
+    lr: Positive = 4e-4
+    stage_latents: tuple[Count, ...] = ()
     """Latents each stage adds; two equal halves if empty."""
-    stage_l1: tuple[float, ...] = ()
+    stage_l1: tuple[Weight, ...] = ()
     """L1 coefficient of each stage beside the error's mean over dimensions; 3.2e-4, then 8e-5, if empty."""
-    stage_shares: tuple[float, ...] = ()
+    stage_shares: tuple[Positive, ...] = ()
     """Share of the run's acts each stage is trained on; equal if empty."""
 
 
@@ -90,7 +90,7 @@ class Stacked(Recipe):
         fired = torch.zeros(self.d_sae, dtype=torch.bool, device=x.device)
         fired[: active.shape[1]] = active.any(0)
         fired[active.shape[1] :] = True  # a stage that has not begun has no dead latents
-        parts = {"mse": mse.detach(), "l1": l1.detach(), "stage": torch.tensor(float(now))}
+        parts = {"mse": mse.detach(), "l1": l1.detach(), "stage": mse.new_tensor(float(now))}
         return Losses(mse + self.l1[now] * l1, parts, x - left + out.detach(), fired, active.sum(1).float().mean())
 
     def _shift(self) -> Tensor:

@@ -16,7 +16,7 @@ from saebench.registry import RECIPES
 from saebench.sae import SAEWeights
 
 from ..auxk import AuxK
-from ..config import RecipeSettings
+from ..config import Count, Natural, Positive, RecipeSettings, Weight
 from ..recipe import Losses, Recipe, Start
 from ..rows import drop_parallel_, fired_in, geometric_median, unit_rows_
 from ..sparse import Active, from_rows, sparse_decode, topk_encode
@@ -25,15 +25,15 @@ from ..sparse import Active, from_rows, sparse_decode, topk_encode
 class TopKSettings(RecipeSettings):
     """Settings of ``topk``, with the source's values where it gives one."""
 
-    d_sae: int = 32_768
+    d_sae: Natural = 32_768
     k: int = 32
-    lr: float = 1e-4
+    lr: Positive = 1e-4
     """Appendix A.2: falls with 1/√d_sae; tune it for small SAEs."""
-    adam_eps: float = 6.25e-10
-    k_aux: int | None = None
+    adam_eps: Positive = 6.25e-10
+    k_aux: Count | None = None
     """Dead latents that model the error; half the width, at most 512 (appendix A.2), if ``None``."""
-    aux_coefficient: float = 1 / 32
-    dead_refresh_steps: int = 10
+    aux_coefficient: Weight = 1 / 32
+    dead_refresh_steps: Count = 10
     """Steps between new lists of the dead latents."""
     multi_k: int | None = None
     """Multi-TopK (appendix on progressive recovery): adds loss(multi_k)/8; the paper has 4k."""
@@ -74,7 +74,10 @@ class TopK(Recipe):
         c, s = self.settings, self.d_sae
         largest = max(c.k, c.multi_k or 0)
         if not 0 < c.k <= largest <= s or (c.multi_k is not None and c.multi_k <= c.k):
-            raise InputError(f"k={c.k} and multi_k={c.multi_k} must rise from 1 to at most d_sae={s}")
+            told = (
+                f"k={c.k} must lie between 1 and" if c.multi_k is None else f"k={c.k} and multi_k={c.multi_k} must rise from 1 to"
+            )
+            raise InputError(f"{told} d_sae={s}")
 
     def losses(self, x: Float[Tensor, "B D"], since_fired: Int[Tensor, " S"], step: int) -> Losses:
         """Return normalised MSE (+ Multi-TopK) + AuxK."""
@@ -96,7 +99,7 @@ class TopK(Recipe):
         own = wide = self._best(inner, max(c.k, c.multi_k or 0))
         if c.multi_k:
             values, indices = (t.view(len(x), -1) for t in (own.values, own.indices))
-            best = values.detach().topk(c.k, dim=1).indices
+            best = values.detach().topk(min(c.k, values.shape[1]), dim=1).indices
             own = from_rows(values.gather(1, best), indices.gather(1, best))
             own = own.with_values(own.values * self.ranks.among_best(own.values.view(len(x), -1), c.k).reshape(-1))
         recon = self._decode(own)
