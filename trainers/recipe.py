@@ -48,6 +48,8 @@ class Start:
     batch_size: int = 4096
     """Acts a step, over all ranks."""
     ranks: Ranks = field(default_factory=Ranks)
+    site: str | None = None
+    """Where the acts are from."""
 
 
 class Recipe(nn.Module, ABC):
@@ -139,10 +141,10 @@ class Recipe(nn.Module, ABC):
         del optimizer, step, since_fired
 
     def forget(self, optimizer: torch.optim.Optimizer, latents: Tensor) -> None:
-        """Zero the optimiser's memory of some latents, in every parameter that has a row a latent."""
-        for parameter in self.parameters():
+        """Zero the optimiser's memory of some latents, in every parameter that has a row a latent (``b_dec`` never has)."""
+        for name, parameter in self.named_parameters():
             state = optimizer.state.get(parameter, {})
-            if parameter.shape[:1] == (self.d_sae,):
+            if parameter.shape[:1] == (self.d_sae,) and name != "b_dec":
                 for moment in self._moments:
                     if moment in state:
                         state[moment][latents] = 0

@@ -46,6 +46,27 @@ def test_accumulated_parts_give_the_step_of_the_whole_batch(world: Path, tmp_pat
         torch.testing.assert_close(getattr(parts.weights, name), tensor, rtol=1e-4, atol=1e-5)
 
 
+def test_p_falls_once_a_step_however_many_parts_a_batch_has(world: Path, tmp_path: Path) -> None:
+    from saebench.trainers.recipes.panneal import PAnneal
+
+    found: dict[int, list[float]] = {}
+    for parts in (1, 4):
+        recipe = kept_recipe(world, tmp_path / str(parts), PAnneal, accumulate=parts, l1=0.05, queue=3)
+        found[parts] = [float(recipe.factor), *recipe.sums.sum(1).div(parts).tolist()]
+    assert found[4] == pytest.approx(found[1], rel=1e-3)
+    assert found[1][0] != pytest.approx(0.05, rel=1e-2), "the factor has been set anew"
+
+
+def kept_recipe(world: Path, out: Path, kind: Any, **more: Any) -> Any:
+    """Train, and return the recipe as it was at the end."""
+    seen: list[Any] = []
+    real = kind.after_step
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kind, "after_step", lambda self, *a: (seen.append(self), real(self, *a))[1])
+        train("panneal", values(world, out, **more))
+    return seen[-1]
+
+
 @pytest.mark.parametrize("recipe", ["topk", "relu-l1"])
 def test_bfloat16_autocast_stays_near_float32(world: Path, tmp_path: Path, recipe: str) -> None:
     plain = trained(world, tmp_path / "plain", recipe)

@@ -155,7 +155,8 @@ def test_terms_for_dead_latents_are_absent_until_there_are_some_and_reach_only_t
 
 
 def test_resampling_points_dead_latents_at_badly_reconstructed_acts() -> None:
-    recipe, _ = trained("relu-l1", 3, d_sae=32, dead="resample", dead_after_tokens=512, resample_every=10)
+    recipe, _ = trained("relu-l1", 0, d_sae=32, dead="resample", dead_after_tokens=512, resample_every=10)
+    recipe.steps = 20
     x = planted(512, torch.Generator().manual_seed(8), atoms())
     since = torch.zeros(32, dtype=torch.long)
     recipe.losses(x, since, 9)
@@ -167,6 +168,43 @@ def test_resampling_points_dead_latents_at_badly_reconstructed_acts() -> None:
     assert float((candidates @ recipe.w_dec.data[4]).max()) == pytest.approx(1, abs=1e-5)
     torch.testing.assert_close(recipe.w_dec.data[5], kept)
     assert since[4] == 0
+    resampled = recipe.w_dec.data[4].clone()
+    since[4] = 10**9
+    recipe.after_step(optimizer, 19, since)
+    assert torch.equal(recipe.w_dec.data[4], resampled), "not at the end: what is resampled must have time to learn"
+    assert since[4] == 10**9, "and its death is not hidden"
+
+
+def test_a_latent_of_the_ghosts_that_wakes_with_a_large_value_leaves_the_loss_finite() -> None:
+    recipe, _ = trained("relu-l1", 0, d_sae=32, dead="ghost", dead_after_tokens=512)
+    since = torch.zeros(32, dtype=torch.long)
+    since[4] = 1000
+    recipe.b_enc.data[4] = 200.0  # exp of it is infinite in float32
+    found = recipe.losses(planted(64, torch.Generator().manual_seed(8), atoms()), since, 0)
+    found.total.backward()
+    assert float(found.parts["ghost"]) > 0
+    assert all(bool(p.grad.isfinite().all()) for p in recipe.parameters() if p.grad is not None)
+
+
+def test_a_resampled_latent_is_forgotten_by_the_optimiser_and_the_bias_of_a_square_sae_is_not() -> None:
+    recipe, _ = trained("relu-l1", 0, d_sae=D)
+    optimizer = torch.optim.Adam(recipe.parameters())
+    recipe.losses(planted(64, torch.Generator().manual_seed(8), atoms()), torch.zeros(D, dtype=torch.long), 1).total.backward()
+    optimizer.step()
+    recipe.forget(optimizer, torch.tensor([4]))
+    moments = {name: optimizer.state[p]["exp_avg_sq"] for name, p in recipe.named_parameters()}
+    for name in ("w_enc", "w_dec", "b_enc"):
+        assert float(moments[name][4].abs().sum()) == 0, name
+    assert bool((moments["b_dec"] > 0).all())
+
+
+def test_the_threshold_of_a_short_run_is_that_of_its_end() -> None:
+    recipe, _, _ = started("batchtopk", 400, d_sae=32, k=2)
+    for size in [1.0] * 300 + [4.0] * 100:  # as if what is kept had grown
+        recipe._follow(torch.tensor([size, 9.0]))
+    assert float(recipe.threshold()) == pytest.approx(4.0, rel=0.01)
+    assert started("batchtopk", 10**6, d_sae=32, k=2)[0].decay == 0.999
+    assert started("batchtopk", 400, d_sae=32, k=2, threshold_decay=0.99)[0].decay == 0.99
 
 
 def test_geometric_median_by_hand_and_against_outliers() -> None:

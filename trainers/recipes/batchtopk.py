@@ -15,6 +15,7 @@ from saebench.errors import InputError
 from saebench.registry import RECIPES
 from saebench.sae import SAEWeights
 
+from ..config import Decay, Positive
 from ..recipe import Start
 from ..sparse import Active, batch_topk_encode
 from .topk import TopK, TopKSettings
@@ -23,10 +24,11 @@ from .topk import TopK, TopKSettings
 class BatchTopKSettings(TopKSettings):
     """Settings of ``batchtopk``."""
 
-    lr: float = 3e-4
-    adam_eps: float = 1e-8
-    threshold_decay: float = 0.999
-    """Of the running mean that becomes the threshold at inference."""
+    lr: Positive = 3e-4
+    adam_eps: Positive = 1e-8
+    threshold_decay: Decay | None = None
+    """Of the running mean that becomes the threshold at inference; 0.999, in short runs that of a twentieth of the run, if
+    ``None``: what batches kept long ago is not what the trained SAE keeps."""
 
 
 @RECIPES.register("batchtopk")
@@ -39,6 +41,8 @@ class BatchTopK(TopK):
 
     def __init__(self, settings: BatchTopKSettings, start: Start) -> None:
         super().__init__(settings, start)
+        given = settings.threshold_decay
+        self.decay = min(0.999, max(0.0, 1 - 20 / self.steps)) if given is None else given
         self.register_buffer("smallest", torch.zeros(()))
         self.register_buffer("weight", torch.zeros(()))
         self.smallest: Tensor
@@ -74,7 +78,7 @@ class BatchTopK(TopK):
         least = values.min() if len(values) else values.new_tensor(torch.inf)
         if self.ranks.split_data:
             least = self.ranks.gather(least).min()
-        decay, seen = self.settings.threshold_decay, torch.isfinite(least)
+        decay, seen = self.decay, torch.isfinite(least)
         self.smallest = torch.where(seen, decay * self.smallest + (1 - decay) * least, self.smallest)
         self.weight = torch.where(seen, decay * self.weight + (1 - decay), self.weight)
 

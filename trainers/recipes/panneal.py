@@ -6,13 +6,16 @@ the acts just seen stays what it was.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from saebench.errors import InputError
 from saebench.registry import RECIPES
 
+from ..config import Count
 from ..recipe import Start
 from .relu_l1 import ReluL1, ReluL1Settings
 
@@ -22,13 +25,13 @@ _EPS = 1e-10
 class PAnnealSettings(ReluL1Settings):
     """Settings of ``panneal``."""
 
-    dead: str = "resample"  # pyright: ignore[reportIncompatibleVariableOverride]
+    dead: Literal["ghost", "resample", "none"] = "resample"
     p_end: float = 0.2
     anneal_start_share: float = 0.2
     """Share of the run before p begins to fall; it reaches ``p_end`` at the end."""
-    anneal_steps: int = 10
+    anneal_steps: Count = 10
     """How many times p falls."""
-    queue: int = 10
+    queue: Count = 10
     """Batches over which the penalty is compared when p falls."""
 
 
@@ -41,15 +44,16 @@ class PAnneal(ReluL1):
 
     def __init__(self, settings: PAnnealSettings, start: Start) -> None:
         super().__init__(settings, start)
-        if not 0 < settings.p_end <= 1 or settings.anneal_steps < 1 or not 0 <= settings.anneal_start_share < 1:
+        if not 0 < settings.p_end <= 1 or not 0 <= settings.anneal_start_share < 1:
             raise InputError(
-                f"p_end={settings.p_end} must lie in (0, 1], anneal_steps={settings.anneal_steps} be 1 or more, and "
-                f"anneal_start_share={settings.anneal_start_share} lie in [0, 1)"
+                f"p_end={settings.p_end} must lie in (0, 1] and anneal_start_share={settings.anneal_start_share} in [0, 1)"
             )
         self.register_buffer("factor", torch.tensor(settings.l1))
         self.register_buffer("sums", torch.zeros(2, settings.queue))
         self.factor: Tensor
         self.sums: Tensor
+        self._within = False
+        """Whether a part of this step's batch has been seen already."""
 
     def level(self, step: int) -> int:
         """Return how many times p has fallen by ``step``."""
@@ -65,16 +69,25 @@ class PAnneal(ReluL1):
 
     def penalty(self, f: Float[Tensor, "B S"], step: int) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """Return λ Σ f^p, after λ was set anew if p has just fallen."""
-        level = self.level(step)
-        if level and self.level(step - 1) < level:
-            now, next_ = self.sums.sum(1)
-            self.factor = self.factor * torch.where(next_ > 0, now / next_.clamp_min(_EPS), 1.0)
+        level, at = self.level(step), step % self.settings.queue
+        if not self._within:
+            if level and self.level(step - 1) < level:
+                now, next_ = self.sums.sum(1)
+                self.factor = self.factor * torch.where(next_ > 0, now / next_.clamp_min(_EPS), 1.0)
+            self.sums[:, at] = 0
+        self._within = True
         value = self._lp(f, level)
         with torch.no_grad():
-            at = step % self.settings.queue
             follows = self._lp(f, min(level + 1, self.settings.anneal_steps))
-            self.sums[0, at], self.sums[1, at] = self.ranks.mean(value.detach()), self.ranks.mean(follows)
+            self.sums[0, at] += self.ranks.mean(value.detach())
+            self.sums[1, at] += self.ranks.mean(follows)
         return self.factor * value, {"lp": value.detach(), "l1": f.detach().sum(1).mean()}
+
+    @torch.no_grad()
+    def after_step(self, optimizer: torch.optim.Optimizer, step: int, since_fired: Int[Tensor, " S"]) -> None:
+        """As ``relu-l1``; the next batch begins."""
+        super().after_step(optimizer, step, since_fired)
+        self._within = False
 
     def _lp(self, f: Tensor, level: int) -> Tensor:
         p = self.p_at(level)

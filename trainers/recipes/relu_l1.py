@@ -14,26 +14,30 @@ from torch import Tensor, nn
 from saebench.registry import RECIPES
 from saebench.sae import SAEWeights
 
-from ..config import RecipeSettings
+from ..config import Count, Natural, Positive, RecipeSettings, Weight
 from ..recipe import Losses, Recipe, Start
 from ..resample import resample
 from ..rows import drop_parallel_, geometric_median, near_identity, random_unit_rows, unit_rows_
+
+_LARGEST = 30.0
+"""Pre-activation of a dead latent above which its exp grows no further."""
 
 
 class ReluL1Settings(RecipeSettings):
     """Settings of ``relu-l1``, with the source's values."""
 
-    d_sae: int = 24_576
-    lr: float = 4e-4
-    lr_warmup_steps: int = 1_000
-    l1: float = 8e-5
+    d_sae: Natural = 24_576
+    lr: Positive = 4e-4
+    lr_warmup_steps: Natural = 1_000
+    l1: Weight = 8e-5
     """Coefficient of Σ|f| beside the error's mean over dimensions; grows with the variance of the acts."""
     dead: Literal["ghost", "resample", "none"] = "ghost"
     """What is done for dead latents."""
-    dead_refresh_steps: int = 10
+    dead_refresh_steps: Count = 10
     """Steps between new lists of the dead latents."""
-    resample_every: int | None = None
-    """Steps between resamplings; 10,000, in short runs a sixth of the run, if ``None``."""
+    resample_every: Count | None = None
+    """Steps between resamplings; 10,000, in short runs a sixth of the run, if ``None``. None falls in the last such stretch of
+    the run: what is resampled has as long to learn."""
 
 
 @RECIPES.register("relu-l1")
@@ -100,7 +104,8 @@ class ReluL1(Recipe):
         return self.settings.l1 * l1, {"l1": l1.detach()}
 
     def _ghost(self, pre: Tensor, error: Tensor, dead: Tensor, mse: Tensor) -> Tensor:
-        out = pre[:, dead].exp() @ self.w_dec[dead]
+        # one that woke since the list was made may be large; exp of it must not be infinite
+        out = pre[:, dead].clamp(max=_LARGEST).exp() @ self.w_dec[dead]
         scale = error.norm(dim=1, keepdim=True) / (2 * out.detach().norm(dim=1, keepdim=True)).clamp_min(1e-12)
         gap = (out * scale - error).square().mean()
         return gap * (self.ranks.mean(mse) / self.ranks.mean(gap.detach()).clamp_min(1e-12))
@@ -114,7 +119,8 @@ class ReluL1(Recipe):
         """Decoder rows to unit norm; resample when it is time."""
         unit_rows_(self.w_dec.data)
         c = self.settings
-        if c.dead != "resample" or (step + 1) % self.resample_every or self._last is None:
+        due = (step + 1) % self.resample_every == 0 and step + 1 + self.resample_every <= self.steps
+        if c.dead != "resample" or not due or self._last is None:
             return
         dead = (since_fired >= min(self.dead_after, self.resample_every * self.batch_size)).nonzero()[:, 0]
         if len(dead):
