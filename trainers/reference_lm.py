@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import math
 import os
 import sys
@@ -71,7 +72,7 @@ class ReferenceTrainer:
         self._pending: list[tuple[int, Tensor, Tensor]] = []
         self._losses: list[float] = []
         known = {name: value for name, value in settings(config).items() if name != "steps"}
-        self._identity = {"config": repr(known), "corpus": _hash(tokenizer, self._held_out)}
+        self._identity = {"config": json.dumps(known), "corpus": _hash(tokenizer, self._held_out), "model": "gpt2"}
         saved = load_checkpoint(config.out, Ranks(), **self._identity)
         if saved is not None:
             self._restore(saved)
@@ -220,7 +221,7 @@ class ReferenceTrainer:
         self._tick()
         state = self._identity | {
             "step": self.step, "steps": self.config.steps, "seconds": self.seconds, "rows": self.rows, "losses": self._losses,
-            "model": self.model.state_dict(), "optimizer": self._optimizer.state_dict(), "text": self._text.state(),
+            "weights": self.model.state_dict(), "optimizer": self._optimizer.state_dict(), "text": self._text.state(),
         }  # fmt: skip
         return save_checkpoint(self.config.out, Ranks(), state)
 
@@ -233,7 +234,7 @@ class ReferenceTrainer:
             )
         self.step, self.seconds = state["step"], state["seconds"]
         self.rows, self._losses = state["rows"], state["losses"]
-        self.model.load_state_dict(state["model"])
+        self.model.load_state_dict(state["weights"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._text.restore(state["text"])
 
