@@ -29,7 +29,7 @@ from saebench.progress import SilentProgress
 from saebench.trainers import reference_lm
 from saebench.trainers.reference_config import ReferenceConfig, command
 from saebench.trainers.reference_lm import ReferenceTrainer, train_reference
-from saebench.trainers.reference_optim import learning_rate
+from saebench.trainers.reference_optim import Muon, learning_rate, orthogonal
 from saebench.trainers.reference_text import END, END_ID, TextStream, held_out, save_tokenizer, train_tokenizer
 
 TINY: dict[str, Any] = {
@@ -294,3 +294,23 @@ def test_command_line(tmp_path, capsys, monkeypatch):
     assert "--resume" in told and "--tokenizer-documents" in told
     monkeypatch.setattr(sys, "argv", ["reference_lm"])
     assert reference_lm.main() == 2 and "--out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shape", [(24, 40), (40, 24)])
+def test_muon_steps_as_torchs_does(shape):
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(shape, generator=generator)
+    grads = [torch.randn(shape, generator=generator) for _ in range(3)]
+    ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    pairs = [
+        (ours, Muon([ours], lr=0.1, weight_decay=0.1, dtype=torch.bfloat16)),
+        (theirs, torch.optim.Muon([theirs], lr=0.1, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")),
+    ]
+    for grad in grads:
+        for weight, optimizer in pairs:
+            weight.grad = grad.clone()
+            optimizer.step()
+    moved = (theirs - start).abs().max()
+    assert (ours - theirs).abs().max() < 0.02 * moved  # bfloat16 rounds in another order
+    values = torch.linalg.svdvals(orthogonal(grads[0]))
+    assert 0.5 < values.min() and values.max() < 1.3
