@@ -16,12 +16,12 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     saes: tuple[str, ...] = ()
-    """Folders or files, one an SAE."""
+    """Folders or files, one an SAE; ``reference:NAME`` is one that ships with saebench."""
     model: str | None = None
-    """Hub id or folder; where ``None`` each SAE's own files must say it."""
+    """Hub id, folder, or ``reference``, the model that ships with saebench; where ``None`` each SAE's own files must say it."""
     site: str | None = None
     """TransformerLens hook name; where ``None`` each SAE's own files must say it."""
-    suite: Literal["quick", "standard", "full"] | None = None
+    suite: str | None = None
     """Named set of tasks; ``full`` if neither suite nor tasks are given."""
     tasks: tuple[str, ...] = ()
     """Names, or paths of YAML files."""

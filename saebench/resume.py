@@ -14,19 +14,22 @@ from typing import Any
 from saebench.data.datasets import mirror_file
 from saebench.errors import InputError, first_line
 from saebench.record import Record
+from saebench.reference import MODEL, model_folder
 from saebench.store import sha256_file
-from saebench.tasklist import TaskSpec
+from saebench.tasklist import StreamTask
 
 _NOT_COMPARED_BY_NAME = "model"
 
 
 def same_name(model: str) -> str:
-    """Return a model's name in one spelling: a local folder without a slash at its end, a hub id as it is."""
+    """Return a model's name in one spelling: a folder without a slash at its end, a hub id or the bundled model as it is."""
     folder = Path(model).expanduser()
-    return str(folder) if folder.is_dir() else model
+    if model == MODEL or not folder.is_dir():
+        return model
+    return os.path.join(".", folder) if str(folder) == MODEL else str(folder)
 
 
-def corpus_identity(source: str, task: TaskSpec, *, own: bool, data_dir: Path | None) -> tuple[str, str | None]:
+def corpus_identity(source: str, task: StreamTask, *, own: bool, data_dir: Path | None) -> tuple[str, str | None]:
     """Return (name, content hash) of a corpus; no hash where it comes from the hub.
 
     Args:
@@ -75,7 +78,7 @@ def same_settings(path: Path, record: Record, wanted: dict[str, Any]) -> None:
     model = wanted.get("model")
     if model is None:
         return
-    folder = Path(model)
+    folder = model_folder(model, check=False) or Path(model)
     if folder.is_dir():
         now = _model_hash(folder, tuple((p.name, *_stamp(p)) for p in sorted(folder.iterdir()) if p.is_file()))
         if record.model.sha256 != now:

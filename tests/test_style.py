@@ -47,6 +47,9 @@ LIGHT = (
     ".report.flat",
     ".report.nested",
     ".report.markdown",
+    ".report.leaderboard",
+    ".report.plots",
+    ".reference",
 )
 
 

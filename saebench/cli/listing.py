@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import click
 
@@ -12,7 +13,7 @@ Rows = list[dict[str, object]]
 
 
 @click.command("list")
-@click.argument("what", type=click.Choice(["metrics", "tasks", "suites", "formats", "recipes", "models"]))
+@click.argument("what", type=click.Choice(["metrics", "studies", "tasks", "suites", "formats", "recipes", "models", "saes"]))
 @json_option
 def list_(what: str, as_json: bool) -> int:
     """List what is installed, plug-ins included."""
@@ -22,29 +23,37 @@ def list_(what: str, as_json: bool) -> int:
     else:
         put_rows([{key: _short(value) for key, value in row.items()} for row in rows])
         if not rows:
-            say(f"no {what} are installed")
+            say(f"no {what} are {'bundled' if what == 'saes' else 'installed'}")
     return 0
 
 
 def _metrics() -> Rows:
     from saebench.registry import METRICS
 
-    return [
-        {
-            "metric": name,
-            "version": metric.version,
-            "about": _headline(metric),
-            "scores": [s.name for s in metric.specs],
-        }
-        for name, metric in METRICS.items()
-    ]
+    return [_measure("metric", name, metric) for name, metric in METRICS.items()]
+
+
+def _studies() -> Rows:
+    from saebench.registry import STUDIES
+
+    return [_measure("study", name, study) for name, study in STUDIES.items()]
+
+
+def _measure(kind: str, name: str, measure: Any) -> dict[str, object]:
+    scores = [s.name for s in measure.specs]
+    return {kind: name, "version": measure.version, "about": _headline(measure), "scores": scores}
 
 
 def _tasks() -> Rows:
-    from saebench.tasklist import all_tasks
+    from saebench.tasklist import StudyTask, all_tasks
 
     return [
-        {"task": t.name, "version": t.version, "metrics": list(t.metrics), "corpus": t.corpus.source}
+        {"task": t.name, "version": t.version}
+        | (
+            {"study": t.study, "metrics": [], "corpus": None}
+            if isinstance(t, StudyTask)
+            else {"study": None, "metrics": list(t.metrics), "corpus": t.corpus.source}
+        )
         for t in all_tasks().values()
     ]
 
@@ -72,21 +81,34 @@ def _recipes() -> Rows:
 
 def _models() -> Rows:
     from saebench.lm.families import FAMILIES
+    from saebench.reference import MODEL, has_model
 
-    return [{"family": name, "example": example} for name, example in FAMILIES.items()]
+    models = [("gpt2", MODEL, "yes")] if has_model() else []
+    models += [(name, example, "no") for name, example in FAMILIES.items()]
+    return [{"family": name, "example": example, "bundled": bundled} for name, example, bundled in models]
+
+
+def _saes() -> Rows:
+    from saebench.reference import describe
+
+    return describe()
 
 
 _LISTS: dict[str, Callable[[], Rows]] = {
     "metrics": _metrics,
+    "studies": _studies,
     "tasks": _tasks,
     "suites": _suites,
     "formats": _formats,
     "recipes": _recipes,
     "models": _models,
+    "saes": _saes,
 }
 
 
 def _short(value: object) -> object:
+    if value is None or value == []:
+        return ""
     return f"{len(value)} scores" if isinstance(value, list) and len(value) > 5 else value
 
 

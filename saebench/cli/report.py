@@ -25,6 +25,7 @@ _WHERE = "Only records whose sae, format, architecture, model, site, task or see
 @click.option("--metric", "scores", multiple=True, metavar="NAME", help="Score to show, or `all`; may be repeated.")
 @click.option("--where", "conditions", multiple=True, metavar="KEY=VALUE", help=_WHERE)
 @click.option("--sort", metavar="METRIC", help="Order the rows by this score, best first.")
+@click.option("--leaderboard", is_flag=True, help="Few columns, the rows of each model by delta_ce unless --sort says otherwise.")
 @click.option("-o", "--output", type=_PATH, metavar="FILE", help="Write there instead of printing.")
 def report(
     folders: tuple[Path, ...],
@@ -32,6 +33,7 @@ def report(
     scores: tuple[str, ...],
     conditions: tuple[str, ...],
     sort: str | None,
+    leaderboard: bool,
     output: Path | None,
 ) -> int:
     """Show the records under DIR (default: results)."""
@@ -42,23 +44,27 @@ def report(
         say(str(error))
     records = where(found.records, conditions)
     if records or view == "json":
-        _put(view, records, scores, sort, output)
+        _put(view, records, scores, sort, leaderboard, output)
     return RecordError.exit_code if found.damaged else 0
 
 
-def _put(view: str, records: list[Record], scores: tuple[str, ...], sort: str | None, output: Path | None) -> None:
+def _put(
+    view: str, records: list[Record], scores: tuple[str, ...], sort: str | None, leaderboard: bool, output: Path | None
+) -> None:
+    from saebench.report.leaderboard import make_leaderboard
     from saebench.report.table import make_table
 
     if view in ("csv", "json"):
         from saebench.report import flat, nested
 
-        if sort:
-            records = [r for row in make_table(records, scores=["all"], sort=sort).rows for r in row.records]
+        if sort or leaderboard:
+            make = make_leaderboard if leaderboard else make_table
+            records = [r for row in make(records, scores=["all"], sort=sort).rows for r in row.records]
         text = (flat if view == "csv" else nested).render(records, scores=scores)
     else:
         from saebench.report import markdown, terminal
 
-        table = make_table(records, scores=scores, sort=sort)
+        table = (make_leaderboard if leaderboard else make_table)(records, scores=scores, sort=sort)
         if view == "table" and output is None:
             terminal.show(table, sys.stdout)
             return

@@ -14,13 +14,15 @@ if TYPE_CHECKING:
     from saebench.run import RunReport
 
 _PATH = click.Path(path_type=Path)
+_SAE = "Folder or file of an SAE; may be repeated. `reference:NAME` is a bundled one; if left out, all of those are scored."
+_MODEL = "Language model, `reference` for the bundled one; the one that the SAE's own files name if left out."
 
 
 @click.command()
-@click.option("--sae", "saes", multiple=True, metavar="PATH", help="Folder or file of an SAE; may be repeated.")
-@click.option("--model", metavar="ID|DIR", help="Language model; the one that the SAE's own files name if left out.")
+@click.option("--sae", "saes", multiple=True, metavar="PATH", help=_SAE)
+@click.option("--model", metavar="ID|DIR", help=_MODEL)
 @click.option("--site", metavar="HOOK", help="Where the SAE reads, e.g. blocks.8.hook_resid_pre; likewise.")
-@click.option("--suite", type=click.Choice(["quick", "standard", "full"]), help="Named set of tasks  [default: full]")
+@click.option("--suite", metavar="NAME", help="Named set of tasks, see `saebench list suites`  [default: full]")
 @click.option("--task", "tasks", multiple=True, metavar="NAME|YAML", help="A task, or a file that defines one; may be repeated.")
 @click.option("--seed", "seeds", multiple=True, type=int, help="Chooses the tokens; may be repeated  [default: 0]")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("results"), show_default=True, help="Where records go.")
@@ -41,12 +43,14 @@ _PATH = click.Path(path_type=Path)
 def run(as_json: bool, seeds: tuple[int, ...], **options: Any) -> int:
     """Score SAEs and write one record per SAE, task and seed.
 
+    Without --sae the SAEs that ship with saebench are scored on the model that ships with it, by the suite `storyworld`.
     Finished records are kept: the same command again goes on where it stopped.
     """
     from saebench.config import make_config
     from saebench.progress import Progress
+    from saebench.reference import with_defaults
 
-    config = make_config(**options, **({"seeds": seeds} if seeds else {}))
+    config = make_config(**with_defaults(options), **({"seeds": seeds} if seeds else {}))
     from saebench.run import run as run_plan  # after the options are known to be good: this one is slow to import
 
     progress = Progress()
@@ -57,23 +61,25 @@ def run(as_json: bool, seeds: tuple[int, ...], **options: Any) -> int:
     if config.dry_run:
         put_json(done.plan) if as_json else put_rows(done.plan)
         return 0
-    return _show(done, config.out, as_json)
+    return _show(done, config.out, as_json, bundled=not options["saes"])
 
 
-def _show(done: RunReport, out: Path, as_json: bool) -> int:
-    from saebench.report import nested, table, terminal
+def _show(done: RunReport, out: Path, as_json: bool, bundled: bool) -> int:
+    from saebench.report import nested, terminal
+    from saebench.report.leaderboard import make_leaderboard
     from saebench.report.select import order
+    from saebench.report.table import make_table
     from saebench.store import read_record
 
     records = sorted((read_record(path) for path in done.records), key=order)
     if as_json:
         put_text(nested.render(records))
     elif records:
-        terminal.show(table.make_table(records), sys.stdout)
+        terminal.show(make_leaderboard(records) if bundled else make_table(records), sys.stdout)
     for failure in done.failures:
         say(f"failed: {failure}")
     found = f", {len(done.skipped)} of them finished before" if done.skipped else ""
     lost = f"; {len(done.failures)} missing, run the same command again to try them again" if done.failures else ""
     say(f"{len(done.records)} record{'' if len(done.records) == 1 else 's'} in {out}{found}{lost}")
-    say(f"render them with: saebench report {out}")
+    say(f"render them with: saebench report {out}{' --leaderboard' if bundled else ''}")
     return done.exit_code

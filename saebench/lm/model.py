@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from saebench.errors import InputError, first_line
+from saebench.reference import model_folder
 
 _PROBE_TOLERANCE = 1e-3
 
@@ -169,19 +170,30 @@ class LanguageModel:
         id: Hub id or folder, as the user named it.
         revision: The hub commit, where known.
         sha256: Content hash, for local folders.
+        source: Where it was read from, if that is not ``id``.
 
     Raises:
         InputError: The architecture has no plain block list, or its head does something beyond the final linear map, a
             scale and a soft cap (found by comparing logits on a probe).
     """
 
-    def __init__(self, hf: Any, tokenizer: Any, *, id: str, revision: str | None = None, sha256: str | None = None) -> None:
+    def __init__(
+        self,
+        hf: Any,
+        tokenizer: Any,
+        *,
+        id: str,
+        revision: str | None = None,
+        sha256: str | None = None,
+        source: str | None = None,
+    ) -> None:
         self.hf = hf.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.id = id
         self.name = Path(id).name if Path(id).exists() else id.split("/")[-1]
         self.revision = revision
         self.sha256 = sha256
+        self._source = source or id
         self.config = hf.config.get_text_config()
         self.family: str = self.config.model_type
         self.n_layers: int = self.config.num_hidden_layers
@@ -217,7 +229,7 @@ class LanguageModel:
         if self._bridge is None:
             from saebench.lm.bridge import make_bridge
 
-            source = self.id if self.sha256 else self.hf.config._name_or_path or self.id
+            source = self._source if self.sha256 else self.hf.config._name_or_path or self.id
             self._bridge = make_bridge(self.hf, self.tokenizer, name=self.id, source=source)
         return self._bridge
 
@@ -255,7 +267,7 @@ def load_model(
     """Load a causal language model and its tokenizer from the hub or from a local folder.
 
     Args:
-        id: A hub id (``openai-community/gpt2``) or a folder with config, weights and tokenizer.
+        id: A hub id (``openai-community/gpt2``), a folder with config, weights and tokenizer, or ``reference``, which is bundled.
         device: ``auto`` (CUDA if there is one, else CPU), or a torch device.
         dtype: ``float32`` (default), ``bfloat16`` or ``float16``.
         revision: Hub revision; the commit it resolves to is kept on the model.
@@ -269,7 +281,7 @@ def load_model(
     place, kind = parse_device(device), parse_dtype(dtype) or torch.float32
     hf_logging.disable_progress_bar()
     hf_logging.set_verbosity_error()
-    folder = Path(id).expanduser()
+    folder = model_folder(id) or Path(id).expanduser()
     local = folder.is_dir()
     if not local and (folder.exists() or id.startswith((".", "/", "~")) or id.count("/") > 1):
         raise InputError(
@@ -292,7 +304,7 @@ def load_model(
     _use_one_kernel_gelu(hf)
     hf.to(place)  # pyright: ignore[reportArgumentType]
     commit = getattr(config, "_commit_hash", None)
-    return LanguageModel(hf, tokenizer, id=id, revision=commit, sha256=hash_folder(folder) if local else None)
+    return LanguageModel(hf, tokenizer, id=id, revision=commit, sha256=hash_folder(folder) if local else None, source=source)
 
 
 def _use_one_kernel_gelu(hf: nn.Module) -> None:

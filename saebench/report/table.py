@@ -80,6 +80,8 @@ class Table:
 
     rows: tuple[Row, ...]
     columns: tuple[Column, ...]
+    order: str | None = None
+    """What the order of the rows means, for the notes."""
 
     def label(self, column: Column) -> str:
         """Return the column's heading: score, version, direction; and the task where two tasks share a score name."""
@@ -124,7 +126,7 @@ class Table:
 
     def notes(self) -> list[str]:
         """Return the lines under the table: what n is, why values are missing, what must not be compared."""
-        return [*self._counts(), *self._missing(), *self._grounds()]
+        return [*([self.order] if self.order else []), *self._counts(), *self._missing(), *self._grounds()]
 
     def footer(self) -> str:
         """Return the line that says what made the numbers: version, commit, task versions, number of records."""

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 
 from saebench.errors import InputError, first_line
+from saebench.reference import sae_folder
 from saebench.registry import FORMATS
 from saebench.sae.sae import SAE
 from saebench.sae.site import Site
@@ -27,7 +28,7 @@ def load_sae(
     """Load an SAE, whatever library wrote it.
 
     Args:
-        path: Its folder, a file in it, or a folder with exactly one SAE inside.
+        path: Its folder, a file in it, a folder with exactly one SAE inside, or ``reference:NAME``, which is bundled.
         format: One of ``saebench list formats``; found from the files if ``None``.
         site: Takes the place of the site its files name, with a warning.
         model_id: Takes the place of the model its files name, with a warning.
@@ -39,9 +40,10 @@ def load_sae(
     Raises:
         InputError: No such path, no known format, several that fit, or files that are damaged or contradict each other.
     """
-    folder, name = resolve(Path(path).expanduser(), format)
+    bundled = sae_folder(path)
+    folder, name = resolve(bundled or Path(path).expanduser(), format)
     sae = _read(folder, name)
-    changes: dict[str, Any] = {"name": sae_name(folder)}
+    changes: dict[str, Any] = {"name": sae_name(folder)} | ({"path": str(path)} if bundled else {})
     warnings = list(sae.config.warnings)
     for key, value in {"site": site, "model_id": model_id, "residual": residual, "context_length": context_length}.items():
         own = getattr(sae.config, key)

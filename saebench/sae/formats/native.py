@@ -79,13 +79,19 @@ def _check_values(data: dict[str, Any], file: Path) -> None:
             raise InputError(f"{file}: {key!r} should be a list of lines, found {data[key]!r}")
 
 
-def save_native(sae: SAE, folder: str | Path, *, training: dict[str, Any] | None = None) -> Path:
+def save_native(
+    sae: SAE, folder: str | Path, *, training: dict[str, Any] | None = None, dtype: torch.dtype | None = None
+) -> Path:
     """Write ``sae`` to ``folder`` in the native format and return the folder.
 
     Args:
         sae: What to write.
         folder: Made if absent.
         training: The config that made it, kept in ``config.json`` for people.
+        dtype: What the tensors are stored in; as they are if ``None``. Loading makes float32 of float16 and bfloat16.
+
+    Raises:
+        InputError: A weight does not fit ``dtype``.
     """
     from safetensors.torch import save
 
@@ -94,7 +100,13 @@ def save_native(sae: SAE, folder: str | Path, *, training: dict[str, Any] | None
     folder = Path(folder)
     own = {key: getattr(sae.config, key) for key in sorted(_OWN)}
     data = {"saebench_format": _VERSION} | own | ({"training": training} if training else {})
-    tensors: dict[str, torch.Tensor] = {name: t.detach().cpu().contiguous().clone() for name, t in sae.weights.items()}
+    tensors: dict[str, torch.Tensor] = {
+        name: t.detach().to("cpu", dtype or t.dtype).contiguous().clone() for name, t in sae.weights.items()
+    }
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise InputError(f"{sae.config.name}: {name} does not fit {kind}; store it as bfloat16 or float32")
     write_atomic(folder / "sae.safetensors", save(tensors))
     write_atomic(folder / "config.json", (json.dumps(data, indent=1) + "\n").encode())
     return folder

@@ -1,0 +1,162 @@
+"""``python -m saebench.reference.make``: train the SAEs that ship, store them in float16, and list every file in the manifest.
+
+A configuration ``configs/saes.yaml`` gives ``<recipe>-layer<L>``, and ``configs/saes-<what>.yaml`` gives
+``<recipe>-layer<L>-<what>``. Each is also a plain ``saebench train --config FILE``. The model must lie in ``model/`` already.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from saebench import reference
+from saebench.errors import IncompleteError, InputError, SaebenchError
+from saebench.progress import Progress, SilentProgress
+from saebench.sae import SAE, Site, load_sae, save_native
+from saebench.sae.files import read_json
+from saebench.store import sha256_file, write_atomic
+
+_MODEL_COMMAND = "python -m saebench.trainers.reference_lm --out saebench/reference/model (model/README.md has its settings)"
+_SAE_FILES = ("config.json", "sae.safetensors")
+
+
+def make(values: dict[str, Any], *, progress: Progress | SilentProgress | None = None) -> list[str]:
+    """Train what is not trained yet, put all of it into ``saes/``, write the manifest, and return the names.
+
+    Args:
+        values: Settings that take the place of those in the configurations, for all of them.
+        progress: Told what happens; silent if ``None``.
+
+    Raises:
+        InputError: There is no model, no configuration, a bad one, or a run that belongs to another model.
+        IncompleteError: Training failed, or the files are too large together.
+    """
+    progress = progress or SilentProgress()
+    write_manifest()
+    files = sorted((reference.ROOT / "configs").glob("saes*.yaml"))
+    if not files:
+        raise InputError(f"no configuration in {reference.ROOT / 'configs'}; it should hold saes.yaml")
+    made: dict[str, tuple[SAE, dict[str, Any]]] = {}
+    for file in files:
+        for folder in _trained(file, values, progress):
+            sae = load_sae(folder)
+            name = bundled_name(sae, file)
+            if name in made:
+                raise InputError(f"{file}: two SAEs would be called {name}; put one of them into a file of its own")
+            made[name] = sae, _told(read_json(folder / "config.json"), file)
+    out = reference.ROOT / "saes"
+    shutil.rmtree(out, ignore_errors=True)
+    for name in sorted(made):
+        sae, training = made[name]
+        save_native(sae.with_config(model_id=reference.MODEL), out / name, training=training, dtype=torch.float16)
+    write_manifest()
+    total = sum(entry.bytes for entry in reference.manifest())
+    progress.note(f"{len(made)} SAEs, {total / 1e6:.1f} MB with the model, in {reference.ROOT}")
+    if total > reference.MAX_BYTES:
+        raise IncompleteError(f"the files weigh {total} bytes, more than {reference.MAX_BYTES}; use fewer or narrower SAEs")
+    return sorted(made)
+
+
+def bundled_name(sae: SAE, file: Path) -> str:
+    """Return ``<recipe>-layer<L>``, with what follows ``saes`` in the configuration's name at its end."""
+    run = read_json(Path(sae.config.path) / "config.json")["training"]["run"]
+    assert sae.config.site is not None
+    return f"{run['recipe']}-layer{Site.parse(sae.config.site).layer}{file.stem.removeprefix('saes')}"
+
+
+def write_manifest() -> None:
+    """List every file of the model and of the SAEs in ``manifest.json``.
+
+    Raises:
+        InputError: There is no model.
+    """
+    root = reference.ROOT
+    if not (root / "model/model.safetensors").is_file():
+        raise InputError(f"no model in {root / 'model'}; make it with: {_MODEL_COMMAND.split(' (')[0]}")
+    files = [(f, _MODEL_COMMAND) for f in sorted((root / "model").iterdir()) if f.is_file() and not f.name.startswith(".")]
+    for folder in sorted(p for p in (root / "saes").glob("*/") if all((p / name).is_file() for name in _SAE_FILES)):
+        files += [(folder / name, read_json(folder / "config.json")["training"]["made_by"]) for name in _SAE_FILES]
+    entries = [
+        {"file": f.relative_to(root).as_posix(), "bytes": f.stat().st_size, "sha256": sha256_file(f), "made_by": made_by}
+        for f, made_by in files
+    ]
+    text = json.dumps({"files": entries}, indent=1, ensure_ascii=False) + "\n"
+    write_atomic(root / reference.MANIFEST, text.encode())
+
+
+def _trained(file: Path, values: dict[str, Any], progress: Progress | SilentProgress) -> list[Path]:
+    """Return the folders of the runs of one configuration, after training those that are not finished."""
+    from saebench.lm.model import hash_folder
+    from saebench.trainers.run import train  # pyright: ignore[reportMissingImports]
+    from saebench.trainers.settings import as_values, runs_of  # pyright: ignore[reportMissingImports]
+
+    settings = as_values((), file) | {key: value for key, value in values.items() if key != "work"}
+    if "work" in values:
+        settings["out"] = str(Path(values["work"]) / file.stem)
+    folders: list[Path] = [run.config.out for run in runs_of(None, settings)]
+    if not all((folder / _SAE_FILES[1]).is_file() for folder in folders):
+        progress.note(f"{file.name}: {len(folders)} SAEs")
+        train(None, settings, progress)
+    now = hash_folder(reference.ROOT / "model")
+    for folder in folders:
+        if read_json(folder / "config.json")["training"]["model_sha256"] != now:
+            raise InputError(f"{folder} was trained on another model than {reference.ROOT / 'model'}; remove it and run again")
+    return folders
+
+
+def _told(config: dict[str, Any], file: Path) -> dict[str, Any]:
+    """Return what a shipped SAE says of its training: no folders of the machine that trained it."""
+    training = dict(config["training"])
+    training["run"] = {k: v for k, v in training["run"].items() if k not in ("cache", "data_dir")}
+    command = f"saebench train --config saebench/reference/configs/{file.name}"
+    return {"made_by": f"{command}; stored in float16 by python -m saebench.reference.make"} | training
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option("--work", type=click.Path(path_type=Path), help="Folder of the runs, in place of the configurations' `out`.")
+@click.option("--device", help="auto, cpu, cuda, …  [default: auto]")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A setting for all runs; may be repeated.")
+@click.option("--manifest-only", is_flag=True, help="Train nothing; list what lies in model/ and saes/.")
+def _main(work: Path | None, device: str | None, assignments: tuple[str, ...], manifest_only: bool) -> None:
+    """Train the SAEs of saebench/reference/configs into saebench/reference/saes and write the manifest.
+
+    A run that was stopped goes on when the command is given again; what is trained already is not trained again.
+    """
+    from saebench.trainers.settings import as_values  # pyright: ignore[reportMissingImports]
+
+    if manifest_only:
+        write_manifest()
+        return
+    given = {key: value for key, value in {"work": work, "device": device}.items() if value is not None}
+    progress = Progress()
+    try:
+        make(as_values(assignments, None) | given, progress=progress)
+    finally:
+        progress.done()
+
+
+def main() -> int:
+    """Run the command; errors become one line and an exit code."""
+    try:
+        _main(standalone_mode=False)
+        return 0
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except SaebenchError as error:
+        click.echo(f"saebench: {error}", err=True)
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""The leaderboard: few columns, the SAEs of each model in the order of what they cost it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from saebench.record import Record
+from saebench.report.select import natural
+from saebench.report.table import Row, Table, make_table
+
+RANKED_BY = "delta_ce"
+"""Nats a token that the model loses when the recon takes the place of the acts: what an SAE is for, in the model's own unit, and
+without an ablation in a denominator."""
+COLUMNS = (RANKED_BY, "ce_recovered_zero", "kl", "explained_variance", "l0", "frac_alive", "context_degradation")
+"""Scores shown, as far as the records have them: fidelity to the model, fidelity to the acts, sparsity, latents in use, and how
+much worse it gets beyond the training context."""
+
+
+def make_leaderboard(records: Sequence[Record], *, scores: Sequence[str] = (), sort: str | None = None) -> Table:
+    """Return the leaderboard of ``records``: rows of one model together, best first.
+
+    Args:
+        records: What to show.
+        scores: Names of the columns; :data:`COLUMNS` if empty.
+        sort: Score by which rows are ordered; :data:`RANKED_BY` if ``None``. Rows without it come last.
+
+    Raises:
+        InputError: A score is asked for that no record has.
+    """
+    there = {score.name for record in records for score in record.scores}
+    ranked_by = sort or (RANKED_BY if RANKED_BY in there else None)
+    table = make_table(records, scores=scores or [name for name in COLUMNS if name in there], sort=ranked_by)
+    if ranked_by is None:
+        return table
+    rows = sorted(table.rows, key=lambda row: natural(row.first.model.name))  # stable: the order within a model stays
+    return replace(table, rows=tuple(rows), order=_order(table, ranked_by))
+
+
+def _order(table: Table, name: str) -> str:
+    score = name.partition("@")[0]
+    better = _better(table.rows, score)
+    direction = {"higher": ", highest first", "lower": ", lowest first"}.get(better, "")
+    return f"order: {score}{direction}; sites differ in how hard they are, so compare SAEs of one site and of like l0"
+
+
+def _better(rows: Sequence[Row], score: str) -> str:
+    scores = (s for row in rows for record in row.records for s in record.scores)
+    return next((s.better for s in scores if s.name == score), "none")

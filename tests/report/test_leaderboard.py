@@ -1,0 +1,169 @@
+"""The leaderboard, the picture, and what is committed of them."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from saebench.cli import main
+from saebench.errors import InputError, SaebenchError
+from saebench.record import Series
+from saebench.report.leaderboard import make_leaderboard
+from saebench.report.plots import binned, by_position, drawn_from, source_of
+from saebench.report.select import load_records, where
+from saebench.store import find_records
+from tests.helpers import make_record, make_score, save
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "results"
+
+
+def _generate():
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs/generate.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+generate = _generate()
+
+
+def committed():
+    """The committed records; skips where there are none."""
+    if not find_records(RESULTS):
+        pytest.skip("no records are committed yet; `make results` writes them")
+    return load_records([RESULTS]).records
+
+
+def ranked(name: str, delta_ce: float | None, **fields):
+    scores = [make_score("delta_ce", delta_ce, None if delta_ce is None else 0.001, better="lower"), make_score("l0", 4.0, 0.5)]
+    return make_record(name, scores=[*scores, make_score("odd", 1.0)], **fields)
+
+
+def series(values, *, n=None, name="delta_ce_by_position"):
+    return Series(name=name, x_name="position", x=[float(i) for i in range(len(values))], value=values, n=n, unit="nats")
+
+
+# the leaderboard
+
+
+def test_rows_of_a_model_stand_together_best_first_and_missing_last():
+    records = [ranked("bad", 0.9), ranked("none", None), ranked("good", 0.1, site="blocks.9.hook_resid_pre"), ranked("mid", 0.5)]
+    table = make_leaderboard([*records, ranked("other", 0.3, model="a-model")])
+    assert [row.first.sae.name for row in table.rows] == ["other", "good", "mid", "bad", "none"]
+    assert [c.score for c in table.columns] == ["delta_ce", "l0"]
+    assert table.notes()[0].startswith("order: delta_ce, lowest first; ")
+
+
+def test_another_score_can_rank_and_be_shown():
+    records = [ranked("a", 0.1), ranked("b", 0.2)]
+    records[1] = ranked("b", 0.2).model_copy(update={"scores": [make_score("ev", 0.9, better="higher"), *records[1].scores]})
+    table = make_leaderboard(records, sort="ev", scores=["l0"])
+    assert [row.first.sae.name for row in table.rows] == ["b", "a"] and [c.score for c in table.columns] == ["l0"]
+    assert table.notes()[0].startswith("order: ev, highest first; ")
+    with pytest.raises(InputError, match="no record has a score 'nothing'"):
+        make_leaderboard(records, sort="nothing")
+
+
+def test_records_without_the_ranking_score_are_shown_as_ever():
+    table = make_leaderboard([make_record("a"), make_record("b")])
+    assert [c.score for c in table.columns] == ["explained_variance", "l0"] and table.order is None
+
+
+def test_the_flag_reaches_every_view(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    save(tmp_path, ranked("a", 0.9), ranked("b", 0.1))
+    for view in ("table", "md", "csv", "json"):
+        assert main(["report", str(tmp_path), "--leaderboard", "--format", view]) == 0
+        out = capsys.readouterr().out
+        assert 0 < out.index("b-62" if view in ("table", "md") else '"b"' if view == "json" else "\nb,") < out.rindex("a")
+        assert ("order: delta_ce" in out) == (view in ("table", "md"))
+        assert ("odd" in out) == (view in ("csv", "json"))
+
+
+# the picture
+
+
+def test_bins_are_means_weighted_by_what_was_counted():
+    one = series([None, 1.0, 3.0, 5.0, None, None, 7.0], n=[0, 1, 3, 1, 0, 0, 2])
+    curve = binned(one, 3)
+    assert curve.x == [1.5, 3.0, 6.0]
+    assert curve.y == pytest.approx([(1 * 1 + 3 * 3) / 4, 5.0, 7.0])
+    assert binned(series([2.0, 4.0]), 1).y == [2.0, 4.0] and binned(series([2.0, 4.0]), 2).y == [3.0]
+    assert binned(series([None, None]), 2) == ([], [])
+
+
+def picture_of(*values: list[float | None]) -> tuple[bytes, list]:
+    records = [make_record(f"sae{i}").model_copy(update={"series": [series(v)]}) for i, v in enumerate(values)]
+    return by_position(records), records
+
+
+def test_a_picture_is_a_png_that_knows_its_records():
+    png, records = picture_of([None, 0.1, 0.2], [None, 0.3, 0.9])
+    assert png.startswith(b"\x89PNG") and source_of(png) == drawn_from(records)
+    other, changed = picture_of([None, 0.1, 0.2], [None, 0.3, 0.8])
+    assert source_of(other) == drawn_from(changed) != drawn_from(records) and other != png
+    assert source_of(b"nothing") is None and source_of(png[:20]) is None
+
+
+def test_what_one_picture_cannot_show_is_refused():
+    with pytest.raises(InputError, match="no record has the series 'kl_by_position'"):
+        by_position(picture_of([1.0])[1], series="kl_by_position")
+    two = [make_record("a", site=s).model_copy(update={"series": [series([1.0])]}) for s in ("blocks.0.x", "blocks.1.x")]
+    with pytest.raises(InputError, match="one picture shows one model, site and task"):
+        by_position(two)
+
+
+# what is committed
+
+
+def test_the_readme_takes_the_leaderboard_between_its_marks():
+    readme = f"before\n{generate.BEGIN}old\n{generate.END}after\n"
+    new = generate.with_leaderboard(readme, "| a |\n")
+    assert new == f"before\n{generate.BEGIN}\n| a |\n\n{generate.END}after\n"
+    assert generate.with_leaderboard(new, "| a |\n") == new
+    for broken in ("nothing", readme + generate.BEGIN, f"{generate.END}{generate.BEGIN}"):
+        with pytest.raises(SaebenchError, match=r"README\.md should hold"):
+            generate.with_leaderboard(broken, "")
+
+
+def test_the_readme_has_its_marks():
+    assert generate.with_leaderboard((ROOT / "README.md").read_text(encoding="utf-8"), "")
+
+
+def test_committed_records_are_free_of_folders():
+    for record in committed():
+        assert not Path(record.sae.path).is_absolute() and not Path(record.model.id).is_absolute()
+    for path in find_records(RESULTS):
+        assert not any(part in path.read_text(encoding="utf-8") for part in ("/root/", "/home/", "/tmp/", "/Users/"))
+
+
+def test_the_committed_leaderboard_is_that_of_the_committed_records(tmp_path: Path):
+    committed()
+    out = tmp_path / "LEADERBOARD.md"
+    assert main(["report", str(RESULTS), "--leaderboard", "--format", "md", "-o", str(out)]) == 0
+    assert out.read_bytes() == generate.LEADERBOARD.read_bytes()
+
+
+def test_the_readme_shows_the_committed_leaderboard():
+    committed()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert generate.with_leaderboard(readme, generate.LEADERBOARD.read_text(encoding="utf-8")) == readme
+
+
+def test_the_committed_picture_was_drawn_from_the_committed_records():
+    records = where(committed(), ["model=reference", "seed=0", *(f"sae={name}" for name in generate.SHOWN)])
+    shown = [r for r in records if any(s.name == "delta_ce_by_position" for s in r.series)]
+    assert source_of(generate.PICTURE.read_bytes()) == drawn_from(shown)
+    assert {r.sae.name for r in shown} == set(generate.SHOWN)
+
+
+def test_the_undertrained_sae_ranks_last_and_the_short_context_shows():
+    """What the bundled SAEs were made to show."""
+    records = [r for r in committed() if r.model.name == "reference"]
+    assert make_leaderboard(records).rows[-1].first.sae.name == "topk-layer3-undertrained"
+    by_name = {r.sae.name: r for r in records if any(s.name == "context_degradation" for s in r.scores)}
+    short = by_name["topk-layer3-context64"].score("context_degradation")
+    assert short.value is not None and short.stderr is not None and short.value - 1 > 1.96 * short.stderr
