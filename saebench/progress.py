@@ -18,8 +18,8 @@ _SECONDS_BETWEEN_LINES = 10.0
 class SilentProgress:
     """Says nothing; for use from Python."""
 
-    def start(self, total: int, what: str) -> None:
-        """Begin a stretch of ``total`` steps; one still open ends."""
+    def start(self, total: int, what: str, done: int = 0) -> None:
+        """Begin a stretch of ``total`` steps, of which ``done`` are done; one still open ends."""
 
     def advance(self, n: int) -> None:
         """Count ``n`` more steps as done."""
@@ -48,20 +48,21 @@ class Progress(SilentProgress):
         self._bar: Any = None
         self._task: Any = None
         self._what = self._status = ""
-        self._total = self._count = 0
+        self._total = self._count = self._before = 0
         self._began = self._told = 0.0
         self._open = False
 
-    def start(self, total: int, what: str) -> None:
-        """Begin a stretch of ``total`` steps called ``what``; one still open ends."""
+    def start(self, total: int, what: str, done: int = 0) -> None:
+        """Begin a stretch of ``total`` steps called ``what``, of which ``done`` are done; one still open ends."""
         self.done()
-        self._what, self._total, self._count, self._open = what, total, 0, True
+        self._what, self._total, self._count, self._open = what, total, done, True
+        self._before = done
         self._status = ""
         self._began = self._told = time.monotonic()
         if self._stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
             self._start_bar()
         else:
-            self._line(f"{what}: 0/{total}")
+            self._line(f"{what}: {done}/{total}")
 
     def advance(self, n: int) -> None:
         """Count ``n`` more steps as done."""
@@ -72,7 +73,7 @@ class Progress(SilentProgress):
         now = time.monotonic()
         if self._open and self._count < self._total and now - self._told >= self._every:
             self._told = now
-            left = (now - self._began) / max(self._count, 1) * (self._total - self._count)
+            left = (now - self._began) / max(self._count - self._before, 1) * (self._total - self._count)
             told = f"; {self._status}" if self._status else ""
             self._line(f"{self._what}: {self._count}/{self._total}, about {_duration(left)} left{told}")
 
@@ -108,7 +109,7 @@ class Progress(SilentProgress):
 
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._bar = Bar(*columns, console=Console(file=cast(Any, self._stream)))
-        self._task = self._bar.add_task(escape(self._what), total=self._total)
+        self._task = self._bar.add_task(escape(self._what), total=self._total, completed=self._count)
         self._bar.start()
 
     def _line(self, text: str) -> None:

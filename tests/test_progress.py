@@ -42,6 +42,16 @@ def test_lines_are_rare():
     assert len(stream.getvalue().splitlines()) == 2
 
 
+def test_steps_done_before_do_not_shorten_what_is_left(monkeypatch: pytest.MonkeyPatch):
+    stream, now = io.StringIO(), [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    progress = Progress(stream)
+    progress.start(100, "w", 80)
+    now[0] = 10.0
+    progress.advance(5)  # 5 in 10 s, 15 more to go
+    assert stream.getvalue().splitlines() == ["w: 80/100", "w: 85/100, about 30 s left"]
+
+
 def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")

@@ -53,6 +53,21 @@ class _Seat:
     broken: str | None = None
 
 
+_MAY_CHANGE = {"out", "data_dir", "cache", "prefetch", "spike", "checkpoint_every", "tensorboard", "wandb"}
+"""Settings of a run that change neither its weights nor its curve."""
+
+
+def _told(runs: Sequence[Run], ranks: Ranks) -> str:
+    """Return what a checkpoint must agree with, as JSON."""
+    each = [
+        run.config.model_dump(mode="json", exclude=_MAY_CHANGE)
+        | {"cached": run.config.cache is not None}
+        | run.settings.model_dump(mode="json")
+        for run in runs
+    ]
+    return json.dumps({"processes": ranks.world, "": each})
+
+
 class Loop:
     """Trains SAEs to the end, or from a checkpoint on.
 
@@ -87,13 +102,21 @@ class Loop:
         self.device = ports[0].model.device
         self._source = source
         self._buffer = ShuffleBuffer(source, self.config.buffer_tokens, self.config.seed + 2)
-        told = [run.config.model_dump_json(exclude={"out"}) + run.settings.model_dump_json() for run in runs]
-        self._identity = {"config": "\n".join([f"{ranks.world} processes", *told]), "corpus": self.corpus.sha256}
+        model = ports[0].model
+        self._identity = {
+            "config": _told(runs, ranks), "corpus": self.corpus.sha256, "model": model.sha256 or f"{model.id}@{model.revision}",
+        }  # fmt: skip
         saved = load_checkpoint(folder, ranks, **self._identity)
         self._seats = []
         for run, port in zip(runs, ports, strict=True):
             site = list(sites).index(run.config.site)
-            trainee = Trainee(run, sample[site], self.device, ranks)
+            centres = port.model.uses_layer_norm and port.read.written_to_stream
+            if run.config.residual == "centred" and not centres:
+                raise InputError(
+                    f"{run.config.site} of {port.model.id} has no centred form (only what is written to the residual stream of a "
+                    "model with LayerNorm has); leave residual=centred out"
+                )
+            trainee = Trainee(run, sample[site], self.device, ranks, centres=centres)
             journal = Journal(run.config, quiet=not ranks.first)
             self._seats.append(_Seat(trainee, journal, Watch(run.config.spike), port, site))
         self.step = 0
@@ -111,8 +134,7 @@ class Loop:
         """
         config = self.config
         what = config.recipe if len(self._seats) == 1 else f"{len(self._seats)} SAEs"
-        progress.start(config.steps, f"{what} · {config.site}" if len(self._seats) == 1 else what)
-        progress.advance(self.step)
+        progress.start(config.steps, f"{what} · {config.site}" if len(self._seats) == 1 else what, self.step)
         self._clock, self._clock_step = time.perf_counter(), self.step
         try:
             with Stop() as stop:
@@ -163,6 +185,7 @@ class Loop:
         if self.step % config.log_every == 0 or last:
             self._log(steps, progress)
         if config.eval_every and self.step % config.eval_every == 0 and not last:
+            self._check()
             for seat in self._going():
                 self._evaluate(seat)
         if config.checkpoint_every and self.step % config.checkpoint_every == 0 and not last:
@@ -194,9 +217,18 @@ class Loop:
         progress.status(shown)
         self._clock, self._clock_step = time.perf_counter(), self.step
 
-    def _evaluate(self, seat: _Seat) -> tuple[SAE, PassResult]:
-        """Add the harness's own scores on the held-out contexts to the last row of the log; return the SAE and all of them."""
-        sae = seat.trainee.sae()
+    def _evaluate(self, seat: _Seat) -> tuple[SAE, PassResult] | None:
+        """Add the harness's own scores on the held-out contexts to the last row of the log.
+
+        Returns:
+            The SAE and all scores; ``None`` if its weights have become NaN or infinite, and then the run is broken.
+        """
+        try:
+            sae = seat.trainee.sae()
+        except InputError:  # a finite loss may still have given an infinite step
+            seat.broken = f"the weights are no longer finite at step {self.step}"
+            seat.journal.write()
+            return None
         metrics = [METRICS.get(name) for name in ("reconstruction", "sparsity", "splice")]
         quiet = self._source.paused() if isinstance(self._source, Prefetch) else contextlib.nullcontext()
         with quiet:
@@ -209,30 +241,40 @@ class Loop:
 
     def _finish(self, progress: SilentProgress) -> list[SAE]:
         self._check()
-        saes = []
+        saes, unwritten = [], []
         for seat in self._going():
-            sae, result = self._evaluate(seat)
-            saes.append(sae)
+            found = self._evaluate(seat)
+            if found is None:
+                continue
+            saes.append(found[0])
             if self.ranks.first:
-                self._write(seat, sae, result, progress)
+                unwritten += self._write(seat, *found, progress)
         self.ranks.wait()
         broken = [f"{seat.trainee.config.out.name}: {seat.broken}" for seat in self._seats if seat.broken is not None]
         if broken:
             path = checkpoint_file(self.folder, self.ranks)
             kept = f"the last good checkpoint is {path}" if path.exists() else "no checkpoint was written yet"
-            raise IncompleteError(f"{'; '.join(broken)}; {kept}; try a smaller lr")
+            raise IncompleteError("; ".join([*broken, kept, "try a smaller lr", *unwritten]))
         checkpoint_file(self.folder, self.ranks).unlink(missing_ok=True)
+        if unwritten:
+            raise IncompleteError(f"trained and written, but not exported: {'; '.join(unwritten)}")
         return saes
 
-    def _write(self, seat: _Seat, sae: SAE, result: PassResult, progress: SilentProgress) -> None:
-        config = seat.trainee.config
+    def _write(self, seat: _Seat, sae: SAE, result: PassResult, progress: SilentProgress) -> list[str]:
+        """Write what a run leaves, its SAE first, and return the exports that failed, each with its reason."""
+        config, failed = seat.trainee.config, []
         series = [s for part in result.results for s in part.series if s.name == "log10_density_histogram"]
         write_report(config.out, seat.journal.rows, series[0] if series else None)
+        save_native(sae, config.out, training=self._provenance(seat))
         for to in config.export:
-            progress.note(f"{to}: {export_sae(sae, config.out / to, to)}")
+            try:
+                progress.note(f"{to}: {export_sae(sae, config.out / to, to)}")
+            except InputError as error:
+                failed.append(str(error))
+                continue
             for note in export_notes(sae, to):
                 progress.note(f"{to}: {note}")
-        save_native(sae, config.out, training=self._provenance(seat))
+        return failed
 
     def _provenance(self, seat: _Seat) -> dict[str, Any]:
         trainee, model = seat.trainee, seat.port.model

@@ -10,6 +10,7 @@ Letters: ``B`` acts of a batch, ``D`` width, ``Z`` entries, ``W`` ranks.
 from __future__ import annotations
 
 import atexit
+import datetime
 import os
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,7 +20,7 @@ import torch.distributed as dist
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from saebench.errors import InputError
+from saebench.errors import InputError, first_line
 
 Mode = Literal["data", "latents"]
 
@@ -39,7 +40,13 @@ class Ranks:
         if world == 1:
             return cls(mode=mode)
         if not dist.is_initialized():
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+            try:  # the others wait while the first fills a cache; torchrun ends them all where one fails
+                dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=datetime.timedelta(days=2))
+            except ValueError as error:
+                raise InputError(
+                    f"WORLD_SIZE={world} says that there are several processes, but they cannot be joined ({first_line(error)}); "
+                    "start them with torchrun, or unset WORLD_SIZE"
+                ) from None
             atexit.register(dist.destroy_process_group)
         return cls(world=world, rank=dist.get_rank(), mode=mode)
 

@@ -42,7 +42,8 @@ def train(recipe: str | None, values: dict[str, Any], progress: Progress | Silen
         InputError: An unknown recipe or setting, an impossible value, or a folder that holds another run.
         IncompleteError: A loss is not finite or a spike; what could be finished is.
     """
-    runs, folder = runs_of(recipe, values), Path(values["out"])
+    runs = runs_of(recipe, values)
+    folder = Path(values["out"])
     config = runs[0].config
     device = parse_device(config.device)
     ranks = Ranks.from_environment(config.split, device)
@@ -51,8 +52,18 @@ def train(recipe: str | None, values: dict[str, Any], progress: Progress | Silen
             raise InputError(f"{run.config.out} holds a finished SAE already; choose another --out")
         check_writable(run.config.out)
     if ranks.split_data:
-        ranks.slice_of(config.batch_size, "batch_size")
-    model = load_model(config.model, device=_of_rank(device, ranks), dtype=config.dtype)
+        own = ranks.slice_of(config.batch_size, "batch_size")
+        if (own.stop - own.start) % config.accumulate:
+            raise InputError(
+                f"batch_size={config.batch_size} over {ranks.world} processes does not divide into "
+                f"accumulate={config.accumulate} parts each; choose a multiple of both"
+            )
+    device = _of_rank(device, ranks)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # Triton and NCCL go by the current device, not by that of the tensors
+    model = load_model(config.model, device=device, dtype=config.dtype)
+    if config.context_length > model.n_ctx:
+        raise InputError(f"context_length={config.context_length}, but {config.model} takes {model.n_ctx} tokens at most")
     sites = list(dict.fromkeys(run.config.site for run in runs))
     ports = {site: Port(model, site) for site in sites}
     reader = SiteReader([ports[site] for site in sites])
@@ -62,11 +73,21 @@ def train(recipe: str | None, values: dict[str, Any], progress: Progress | Silen
     )  # fmt: skip
     corpora = split(corpus, config.eval_contexts)
     told = (progress if ranks.first else None) or SilentProgress()
-    source = _source(config, reader, [ports[site] for site in sites], corpora[0], ranks, told)
+    cache = None
+    if config.cache is not None:
+        dtype = parse_dtype(config.cache_dtype)
+        assert dtype is not None
+        cache = ActsCache(config.cache, [ports[site] for site in sites], corpora[0], dtype)
+    source = _source(config, reader, cache, corpora[0], ranks)
     loop = Loop(
         runs, [ports[run.config.site] for run in runs], source, sites=sites, sample=_sample(reader, corpora[0], config.seed),
         corpora=corpora, folder=folder, ranks=ranks,
     )  # fmt: skip
+    if cache is not None:  # only now that everything else is known to be in order
+        if ranks.first:
+            cache.fill(told)
+        ranks.wait()
+        cache.look_again()
     return loop.run(told)
 
 
@@ -77,19 +98,11 @@ def _of_rank(device: torch.device, ranks: Ranks) -> torch.device:
     return device
 
 
-def _source(
-    config: TrainConfig, reader: SiteReader, ports: list[Port], corpus: Corpus, ranks: Ranks, progress: SilentProgress
-) -> Source:
+def _source(config: TrainConfig, reader: SiteReader, cache: ActsCache | None, corpus: Corpus, ranks: Ranks) -> Source:
     device = reader.model.device
-    if config.cache is not None:
-        dtype = parse_dtype(config.cache_dtype)
-        assert dtype is not None
-        cache = ActsCache(config.cache, ports, corpus, dtype)
-        if ranks.first:
-            cache.fill(progress)
-        ranks.wait()
-        cache = cache if ranks.first else ActsCache(config.cache, ports, corpus, dtype)
-        source: Source = CachedSource(cache, device, config.seed + 1)
+    source: Source
+    if cache is not None:
+        source = CachedSource(cache, device, config.seed + 1)
     else:
         source = LiveSource(reader, corpus, config.seed + 1, ranks)
     ahead = device.type == "cuda" if config.prefetch is None else config.prefetch

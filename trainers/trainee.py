@@ -41,22 +41,26 @@ class Trainee:
         sample: Acts of its site, from which starting values are taken.
         device: Where it is trained.
         ranks: The processes that share the work.
+        centres: Whether the site has a centred form (:func:`saebench.stream.centring`); without one nothing is centred.
 
     Raises:
         InputError: A setting is impossible.
     """
 
-    def __init__(self, run: Run, sample: Float[Tensor, "n D"], device: torch.device, ranks: Ranks) -> None:
+    def __init__(
+        self, run: Run, sample: Float[Tensor, "n D"], device: torch.device, ranks: Ranks, *, centres: bool = True
+    ) -> None:
         self.config, self.settings, self.ranks = run.config, run.settings, ranks
         self.noise = torch.Generator().manual_seed(run.config.seed + 1_000_003)
-        given = run.recipe.given_norm(run.settings)
-        centred = run.config.residual == "centred"
-        self.norm = (
-            given if given is not None else fit(run.settings.norm or run.recipe.norm_kind(run.settings), sample, centred=centred)
-        )
+        norm = run.recipe.given_norm(run.settings)
+        if norm is None:
+            kind = run.settings.norm or run.recipe.norm_kind(run.settings)
+            norm = fit(kind, sample, centred=centres and run.config.residual == "centred")
+        self.norm = norm._replace(centred=norm.centred and centres)
         start = Start(
-            sample=self.norm(sample), generator=self.noise, steps=run.config.steps, batch_size=run.config.batch_size, ranks=ranks
-        )
+            sample=self.norm(sample), generator=self.noise, steps=run.config.steps, batch_size=run.config.batch_size, ranks=ranks,
+            site=run.config.site,
+        )  # fmt: skip
         self.recipe = run.recipe(run.settings, start).to(device)
         s = run.settings
         parameters = list(self.recipe.parameters())
@@ -122,9 +126,14 @@ class Trainee:
         if not s.orthogonality:
             return 0.0
         w = self.recipe.decoder()
-        n = min(s.orthogonality_rows, len(w))
-        chosen = torch.randperm(len(w), generator=self.noise)[:n].to(w.device, non_blocking=True)
-        rows = torch.nn.functional.normalize(w[chosen], dim=1)
+        parts, first = (self.ranks.world, self.ranks.rank * len(w)) if self.ranks.split_latents else (1, 0)
+        n = min(s.orthogonality_rows, len(w) * parts)
+        chosen = torch.randperm(len(w) * parts, generator=self.noise)[:n].to(w.device, non_blocking=True) - first
+        rows = w[chosen.clamp(0, len(w) - 1)]
+        if parts > 1:  # every rank gives its own rows and gets all of them
+            own = (chosen >= 0) & (chosen < len(w))
+            rows = self.ranks.sum_latents(torch.where(own[:, None], rows, 0.0))
+        rows = torch.nn.functional.normalize(rows, dim=1)
         cosines = (rows @ rows.T).abs()
         return s.orthogonality * (cosines.sum() - cosines.diagonal().sum()) / max(1, n * (n - 1))
 
@@ -163,7 +172,7 @@ class Trainee:
         told = torch.stack([v.detach().double().to(error.device) for v in values.values()]).tolist()
         return {
             "step": float(self.step), "tokens": float(self.step * self.config.batch_size),
-            "lr": self.settings.lr * self.schedule(), **dict(zip(values, told, strict=True)),
+            "lr": self.optimizer.param_groups[0]["lr"], **dict(zip(values, told, strict=True)),
         }  # fmt: skip
 
     @contextlib.contextmanager

@@ -26,11 +26,14 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "data-resample": ("relu-l1", {"dead": "resample", "dead_after_tokens": 192, "resample_every": 9, "l1": 0.3}),
     "latents-topk": ("topk", {"k": 3, "lr": 1e-3, "ema": 0.9, "dead_after_tokens": 200, "grad_clip": 0.01}),
     "latents-multi": ("topk", {"k": 3, "multi_k": 8, "lr": 1e-3, "dead_after_tokens": 200}),
+    "latents-narrow": ("topk", {"k": 20, "multi_k": 30, "lr": 1e-3}),
+    "latents-orthogonal": ("topk", {"k": 3, "lr": 1e-3, "orthogonality": 1.0, "orthogonality_rows": 12}),
 }
 BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "bad-width": ("topk", {"k": 3, "split": "latents", "d_sae": 31}, "d_sae=31"),
     "bad-recipe": ("relu-l1", {"split": "latents"}, "cannot split its latents"),
     "bad-batch": ("topk", {"k": 3, "batch_size": 63}, "batch_size=63"),
+    "bad-parts": ("topk", {"k": 3, "accumulate": 64}, "accumulate=64"),
 }
 
 

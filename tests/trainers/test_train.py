@@ -19,8 +19,15 @@ from saebench.trainers.run import train
 from tests.trainers.world import values
 
 RECIPES = {
-    "topk": {"k": 3, "lr": 1e-3, "ema": 0.9, "dead_after_tokens": 400},
-    "relu-l1": {"dead": "resample", "resample_every": 9, "dead_after_tokens": 192},
+    "topk": {"k": 3, "lr": 1e-3, "ema": 0.9, "dead_after_tokens": 400, "orthogonality": 0.1, "orthogonality_rows": 8},
+    "relu-l1": {"dead": "resample", "resample_every": 9, "dead_after_tokens": 192, "l1": 0.3},
+    "relu-april": {"ema": 0.9},
+    "batchtopk": {"k": 3, "lr": 1e-3, "dead_after_tokens": 400},
+    "matryoshka": {"k": 3, "lr": 1e-3},
+    "jumprelu": {"penalty": "tanh", "lr": 1e-3},
+    "gated": {"lr": 1e-3},
+    "panneal": {"dead": "ghost", "dead_after_tokens": 192, "l1": 0.3},
+    "stacked": {"lr": 1e-3},
 }
 
 
@@ -29,7 +36,7 @@ def test_stopped_at_any_step_and_resumed_gives_the_same_bytes(
     world: Path, tmp_path: Path, recipe: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(recipe, values(world, tmp_path / "whole", **RECIPES[recipe]))
-    for stop in (3, 16, 39):
+    for stop in (3, 16, 39) if recipe in ("topk", "relu-l1") else (23,):
         out = tmp_path / f"stopped-{stop}"
         with monkeypatch.context() as patch:
             patch.setattr(Loop, "_told_to_stop", lambda self, _stop, at=stop: self.step == at)
@@ -67,6 +74,7 @@ def test_the_folder_is_an_sae_with_the_config_that_made_it(world: Path, tmp_path
     assert told["versions"]["torch"] == torch.__version__
     rows = _curve(tmp_path / "x")
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+    assert float(rows[-1]["lr"]) == 1e-3
     assert float(rows[-1]["held_out_explained_variance"]) > 0
     run = [
         "run",

@@ -89,6 +89,10 @@ class ActsCache:
                 )
         return shards
 
+    def look_again(self) -> None:
+        """Take note of the shards that another process has made."""
+        self.shards = self._known()
+
     def fill(self, progress: SilentProgress) -> None:
         """Make the shards that are missing; says the size first.
 

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from saebench.errors import InputError
 from saebench.registry import RECIPES
 from saebench.sae import SAE, SAEWeights, load_sae
+from saebench.sae.site import Site
 
-from ..config import RecipeSettings
+from ..config import Natural, Positive, RecipeSettings, Share
 from ..norm import Norm
 from ..recipe import Losses, Recipe, Start
 from ..rows import fired_in
@@ -27,14 +28,14 @@ from ..sparse import Active, Places, sparse_decode
 class RefitSettings(RecipeSettings):
     """Settings of ``refit``."""
 
-    d_sae: int = 0
+    d_sae: Natural = 0
     """Taken from the SAE."""
     sae: str = ""
     """The SAE to start from: what ``saebench run --sae`` takes."""
     fit: Literal["decoder", "scale"] = "decoder"
     """``decoder``: decoder and its bias; ``scale``: one factor a latent."""
-    lr: float = 1e-3
-    lr_decay_share: float = 0.5
+    lr: Positive = 1e-3
+    lr_decay_share: Share = 0.5
 
 
 @functools.lru_cache(maxsize=2)
@@ -45,6 +46,12 @@ def _loaded(path: str) -> SAE:
     if sae.is_transcoder or sae.weights.W_skip is not None:
         raise InputError(f"{path} is a transcoder; refit takes SAEs that read and write one site")
     return sae
+
+
+def _place(site: str) -> tuple[str, int]:
+    """Return what two names of one tensor share: what leaves a block enters the next."""
+    found = Site.parse(site)
+    return ("resid_pre", found.layer + 1) if found.kind == "resid_post" else (found.kind, found.layer)
 
 
 @RECIPES.register("refit")
@@ -62,6 +69,10 @@ class Refit(Recipe):
             raise InputError(
                 f"{settings.sae} reads acts of width {sae.config.d_in}, the site has {self.d_in}; give its own --site"
             )
+        if start.site is not None and sae.config.site is not None and _place(start.site) != _place(sae.config.site):
+            raise InputError(f"{settings.sae} reads {sae.config.site}, not {start.site}; give its own --site")
+        if settings.norm is not None:
+            raise InputError(f"norm={settings.norm} cannot be chosen here: refit takes the SAE's own; leave norm out")
         self._original = sae.config
         self._frozen = SAE(
             sae.with_config(normalisation="none", norm_scale=None, residual="raw").config, sae.to(dtype=torch.float32).weights
