@@ -176,9 +176,7 @@ class Pass:
             done += len(recon)
         out[scored] = (filled + mean).to(out.dtype)
         if bool(unscored.any()):
-            acts, _ = _sae_space(sae, clean.acts[unscored], reads)
-            _, mean = _sae_space(sae, clean.target[unscored], writes)
-            out[unscored] = (torch.cat([recon for _, recon in sae.run(acts)]) + mean).to(out.dtype)
+            out[unscored] = recon_of(self.port, sae, clean.acts[unscored], clean.target[unscored])
         return out
 
     def _setting(self, sae: SAE, reference: Float[Tensor, " O"]) -> Setting:
@@ -241,6 +239,21 @@ def centring(port: Port, sae: SAEConfig) -> tuple[bool, bool]:
     if sae.residual != "centred" or not port.model.uses_layer_norm:
         return False, False
     return port.read.written_to_stream, port.write.written_to_stream
+
+
+def recon_of(port: Port, sae: SAE, acts: Float[Tensor, "m D"], target: Float[Tensor, "m O"]) -> Float[Tensor, "m O"]:
+    """Return what the splice puts in the place of ``target``: the recon of ``acts``, in the model's space and dtype.
+
+    Args:
+        port: The site.
+        sae: An SAE as it was loaded; where it expects centred acts, they are centred here.
+        acts: Clean acts at the site that is read.
+        target: Clean acts at the site that is written.
+    """
+    reads, writes = centring(port, sae.config)
+    known, _ = _sae_space(sae, acts, reads)
+    _, mean = _sae_space(sae, target, writes)
+    return (sae.reconstruct(known) + mean).to(target.dtype)
 
 
 def _sae_space(sae: SAE, acts: Float[Tensor, "m D"], centred: bool) -> tuple[Float[Tensor, "m D"], Float[Tensor, "m one"]]:

@@ -1,4 +1,4 @@
-"""CE, KL and top-1 agreement from final-norm outputs, a few rows of logits at a time.
+"""CE, KL, top-1 agreement and ln p of given tokens from final-norm outputs, a few rows of logits at a time.
 
 Never holds contexts × positions × vocabulary: rows of logits are made, used and dropped in chunks, and the clean logits of a
 chunk are made once for all the SAEs that share them. The reductions over the vocabulary run in float32 on blocks of rows
@@ -76,6 +76,36 @@ def loss_rows(clean: Logits, alternatives: Sequence[Logits], targets: Int[Tensor
             kl[i, rows] = cross + other_lse - lse
             top1[i, rows] = other_best == best
     return LossRows(ce_clean, ce, kl, top1)
+
+
+class TargetRows(NamedTuple):
+    """What one pass says of given targets; rows as given."""
+
+    lnp: Float[Tensor, " M"]
+    """ln p of the target, in nats."""
+    best: Bool[Tensor, " M"]
+    """Whether the target is the most likely token of the whole vocabulary."""
+
+
+@torch.inference_mode()
+def target_rows(logits: Logits, targets: Int[Tensor, " M"], *, d_vocab: int) -> TargetRows:
+    """Return ln p of each target and whether it is the most likely token, a few rows of logits at a time.
+
+    Args:
+        logits: Logits of the pass at the scored positions.
+        targets: The tokens to be predicted.
+        d_vocab: ``V``, to size the chunks.
+    """
+    n, device = len(targets), targets.device
+    lnp = torch.empty(n, dtype=torch.float64, device=device)
+    best = torch.empty(n, dtype=torch.bool, device=device)
+    chunk = max(1, (_CHUNK_BYTES if device.type != "cpu" else _BLOCK_BYTES) // (4 * d_vocab))
+    for start in range(0, n, chunk):
+        rows = slice(start, min(start + chunk, n))
+        z = logits(rows).float()
+        lnp[rows] = z.gather(1, targets[rows, None])[:, 0].double() - log_sum_exp(z)
+        best[rows] = z.argmax(1) == targets[rows]
+    return TargetRows(lnp, best)
 
 
 def log_sum_exp(logits: Float[Tensor, "m V"]) -> Float[Tensor, " m"]:

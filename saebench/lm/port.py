@@ -63,6 +63,11 @@ class Port:
         self._points = {} if edges else {place.name: _hook_point(model, place) for place in (self.read, self.write)}
 
     @property
+    def stack(self) -> BlockStack:
+        """The blocks that every forward of this port runs through."""
+        return self._stack
+
+    @property
     def carries_stream(self) -> bool:
         """Whether everything behind the site sees the earlier model through the write site alone."""
         return self.write.kind in (*_EDGES, "resid_mid")

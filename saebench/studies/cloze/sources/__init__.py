@@ -1,0 +1,1 @@
+"""Where cloze examples come from: one module a source, found by the registry ``SOURCES``."""
