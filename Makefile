@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(STAMP)
 
-DEMO_CONTEXTS ?= 16
+DEMO_CONTEXTS ?= 32
 DEMO := $(BIN)/saebench run --limit $(DEMO_CONTEXTS) --out build/demo
 demo: TORCH_INDEX := https://download.pytorch.org/whl/cpu
 demo: $(STAMP) ## install, score the SAEs that ship with saebench, show the leaderboard; no network after the install

@@ -12,9 +12,18 @@ from saebench.report.table import Row, Table, make_table
 RANKED_BY = "delta_ce"
 """Nats a token that the model loses when the recon takes the place of the acts: what an SAE is for, in the model's own unit, and
 without an ablation in a denominator."""
-COLUMNS = (RANKED_BY, "ce_recovered_zero", "kl", "explained_variance", "l0", "frac_alive", "context_degradation")
-"""Scores shown, as far as the records have them: fidelity to the model, fidelity to the acts, sparsity, latents in use, and how
-much worse it gets beyond the training context."""
+COLUMNS = (
+    RANKED_BY,
+    "ce_recovered_zero",
+    "acc_delta",
+    "explained_variance",
+    "l0",
+    "frac_alive",
+    "truth_f1_adjusted",
+    "context_degradation",
+)
+"""Scores shown, as far as the records have them: what the model loses, in nats and in right answers; fidelity to the acts,
+sparsity, latents in use; what single latents tell of a known world; how much worse it gets beyond the training context."""
 
 
 def make_leaderboard(records: Sequence[Record], *, scores: Sequence[str] = (), sort: str | None = None) -> Table:

@@ -167,3 +167,15 @@ def test_the_undertrained_sae_ranks_last_and_the_short_context_shows():
     by_name = {r.sae.name: r for r in records if any(s.name == "context_degradation" for s in r.scores)}
     short = by_name["topk-layer3-context64"].score("context_degradation")
     assert short.value is not None and short.stderr is not None and short.value - 1 > 1.96 * short.stderr
+    assert rise(by_name["topk-layer3-context64"]) > 1.2 * rise(by_name["topk-layer3"])
+
+
+def rise(record) -> float:
+    """Mean delta_ce from position 64 on over that before it."""
+    (one,) = [s for s in record.series if s.name == "delta_ce_by_position"]
+    halves: list[list[tuple[float, int]]] = [[], []]
+    for x, value, n in zip(one.x, one.value, one.n, strict=True):
+        if value is not None:
+            halves[x >= 64].append((value, n))
+    inside, beyond = (sum(v * n for v, n in half) / sum(n for _, n in half) for half in halves)
+    return beyond / inside
