@@ -30,6 +30,7 @@ def counts(yes: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray, 
 
 def auc_of(values: np.ndarray, *labels: np.ndarray) -> np.ndarray:
     tokens = np.flatnonzero(values)
+    tokens = tokens[np.argsort(-values[tokens])]
     return measure.auc(values[tokens], tokens, np.stack(labels, 1))
 
 

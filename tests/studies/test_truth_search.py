@@ -15,6 +15,7 @@ from saebench.data.storyworld import VARIABLES
 from saebench.errors import InputError
 from saebench.studies.truth import columns as columns_module
 from saebench.studies.truth.columns import Columns, Directions, Latents, mean_and_components, random_dictionary
+from saebench.studies.truth.counting import Counter
 from saebench.studies.truth.questions import Labelled, make_questions
 from saebench.studies.truth.search import Choice, Findings, levels, n_thresholds
 from tests.studies.truth_cases import WIDTH, N, copying_sae, draw, on, one_hot, study
@@ -39,14 +40,14 @@ def same(a: Findings | Choice, b: Findings | Choice, rtol: float = 0.0) -> None:
 def test_questions_are_the_kinds_that_both_halves_hold():
     questions = make_questions(*HALVES, min_tokens=10, min_contexts=3)
     asked = [(q.variable, q.kind, q.by_absence) for q in questions.items]
-    assert asked[:3] == [("tense", "past", False), ("tense", "present", False), ("tense", "future", False)]
+    assert asked[:3] == [("tense", "future", False), ("tense", "past", False), ("tense", "present", False)]
     assert ("negation", "affirmative", True) in asked and ("negation", "negated", False) in asked
     assert not any(kind == "none" for _, kind, _ in asked) and len(asked) == 3 + 2 + 2 + 12 + 4 + 1
     for variable, span in questions.spans.items():
         assert {q.variable for q in questions.items[span]} == {variable}
     codes = questions.codes(HALVES[0])
-    assert_array_equal(codes["tense"], HALVES[0].labels["tense"])
-    assert_array_equal(questions.kind_counts(codes)[:3], np.bincount(HALVES[0].labels["tense"])[1:])
+    assert_array_equal(codes["tense"], np.array([0, 2, 3, 1])[HALVES[0].labels["tense"]])
+    assert_array_equal(questions.kind_counts(codes)[:3], np.bincount(HALVES[0].labels["tense"])[[3, 1, 2]])
 
 
 def test_rare_and_local_kinds_are_not_asked_for():
@@ -59,7 +60,7 @@ def test_rare_and_local_kinds_are_not_asked_for():
     kinds = [q.kind for q in make_questions(*halves, min_tokens=20, min_contexts=3).items]
     assert kinds == ["future"]
     kinds = [q.kind for q in make_questions(*halves, min_tokens=18, min_contexts=2).items]
-    assert kinds == ["present", "future"]
+    assert kinds == ["future", "present"]
     other = (halves[0], Labelled({"tense": np.zeros(N, dtype=np.int16)}, second.context))
     with pytest.raises(InputError, match=r"4000 and 4000 tokens of text are too few for any question.*--limit"):
         make_questions(*other, min_tokens=18, min_contexts=2)
@@ -167,6 +168,21 @@ def test_every_column_and_threshold_is_tried(per_halving):
         assert found.n_positive[q] == yes[1].sum()
 
 
+@pytest.mark.parametrize("n_entries", [50, 5000])  # few: a variable at a time; many: several at once
+def test_counts_by_kind(n_entries):
+    rng = np.random.default_rng(0)
+    widths = {"a": 3, "b": 13, "c": 2, "d": 5, "e": 300}
+    codes = {name: rng.integers(0, width, 200) for name, width in widths.items()}
+    column, level, tokens = rng.integers(0, 2, n_entries), rng.integers(0, 4, n_entries), rng.integers(0, 200, n_entries)
+    seen = dict(Counter(codes, widths).reached(column * 4 + level, tokens, 2, 4))
+    assert sorted(seen) == sorted(widths)
+    for name, counts in seen.items():
+        expected = np.zeros((2, 4, widths[name]), dtype=int)
+        for c, top, token in zip(column, level, tokens, strict=True):
+            expected[c, : top + 1, codes[name][token]] += 1
+        assert_array_equal(counts, expected)
+
+
 def test_thresholds_cost_little_against_all_that_there_are():
     halves = draw(4, 600, ("tense",)), draw(5, 600, ("tense",))
     acts = [one_hot(half) + torch.randn(600, 4, generator=torch.Generator().manual_seed(i)) for i, half in enumerate(halves)]
@@ -220,7 +236,7 @@ def test_a_channel_answers_on_both_sides():
 def test_signed_latents_are_two_columns():
     acts = tuple(one_hot(half)[:, 1:2] - one_hot(half)[:, 2:3] for half in HALVES)  # past above 0, present below
     _, choice, found = on(Latents(copying_sae(1, activation="abstopk", k=1)), HALVES, acts)
-    assert choice.column[:2].tolist() == [0, 1] and found.f1[:2].tolist() == [1, 1]
+    assert choice.column[1:3].tolist() == [0, 1] and found.f1[1:3].tolist() == [1, 1]
     many = Latents(copying_sae(1, activation="abstopk", k=1), max_entries=1)
     assert [b.ids.tolist() for b in many.blocks(acts[0])] == [[0, 1]]
 

@@ -66,11 +66,11 @@ class Source(ABC):
 
     Args:
         size: ``S``.
-        max_entries: Entries held at once.
+        max_entries: Entries held at once; ``MAX_ENTRIES`` if ``None``.
     """
 
-    def __init__(self, size: int, *, max_entries: int = MAX_ENTRIES) -> None:
-        self.size, self.max_entries = size, max_entries
+    def __init__(self, size: int, *, max_entries: int | None = None) -> None:
+        self.size, self.max_entries = size, max_entries or MAX_ENTRIES
         self.finite = True
         """Whether everything seen so far was finite; what is not counts as silence."""
 
@@ -86,7 +86,7 @@ class Source(ABC):
 class Latents(Source):
     """The latents of an SAE, encoded again for each block of them if they fire too often to be held all at once."""
 
-    def __init__(self, sae: SAE, *, max_entries: int = MAX_ENTRIES) -> None:
+    def __init__(self, sae: SAE, *, max_entries: int | None = None) -> None:
         super().__init__(sae.config.d_sae, max_entries=max_entries)
         self.sae = sae
         self.l0: float | None = None
@@ -141,7 +141,7 @@ class Directions(Source):
     """
 
     def __init__(
-        self, mean: Float[Tensor, " D"], directions: Float[Tensor, "D S"] | None = None, *, max_entries: int = MAX_ENTRIES
+        self, mean: Float[Tensor, " D"], directions: Float[Tensor, "D S"] | None = None, *, max_entries: int | None = None
     ) -> None:
         super().__init__(len(mean) if directions is None else directions.shape[1], max_entries=max_entries)
         self.mean, self.directions = mean, directions
@@ -171,26 +171,34 @@ class Directions(Source):
         return out
 
 
-def mean_and_components(acts: Float[Tensor, "T D"]) -> tuple[Float[Tensor, " D"], Float[Tensor, "D D2"]]:
-    """Return (mean, principal components, one a column, largest variance first) of acts, worked out in float64."""
-    mean = torch.zeros(acts.shape[1], dtype=torch.float64)
+def mean_and_components(
+    acts: Float[Tensor, "T D"], device: torch.device | str = "cpu"
+) -> tuple[Float[Tensor, " D"], Float[Tensor, "D D2"]]:
+    """Return (mean, principal components, one a column, largest variance first) of acts, worked out in float64.
+
+    Args:
+        acts: On the CPU or elsewhere.
+        device: Where to work it out, and where the answer is put.
+    """
+    mean = torch.zeros(acts.shape[1], dtype=torch.float64, device=device)
     for part in acts.split(_PIECE):
-        mean += part.double().sum(0)
+        mean += part.to(device).double().sum(0)
     mean /= len(acts)
-    scatter = torch.zeros(len(mean), len(mean), dtype=torch.float64)
+    scatter = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=device)
     for part in acts.split(_PIECE):
-        x = part.double() - mean
+        x = part.to(device).double() - mean
         scatter += x.T @ x
     return mean.float(), torch.linalg.eigh(scatter).eigenvectors.flip(1).float().contiguous()
 
 
 def random_dictionary(mean: Float[Tensor, " D"], d_sae: int, k: int, *, seed: int) -> SAE:
     """Return the TopK SAE f = TopK_k((x − μ) W) of random directions of length 1 (columns of W, normal and normalised)."""
-    generator = torch.Generator().manual_seed(seed)
+    device, generator = mean.device, torch.Generator().manual_seed(seed)
     rows = torch.nn.functional.normalize(torch.randn(d_sae, len(mean), generator=generator), dim=1)
     config = SAEConfig(activation="topk", d_in=len(mean), d_out=len(mean), d_sae=d_sae, k=k, name="random")
+    mean = mean.cpu()
     weights = SAEWeights(W_enc=rows.T.contiguous(), b_enc=torch.zeros(d_sae), W_dec=rows, b_dec=mean, b_in=mean)
-    return SAE(config, weights)
+    return SAE(config, weights).to(device=device)
 
 
 def _by_column(pieces: list[csr_array], latents: Int[np.ndarray, " S"], size: int) -> Columns:
@@ -209,7 +217,7 @@ def _by_column(pieces: list[csr_array], latents: Int[np.ndarray, " S"], size: in
         ends = np.cumsum(counts[-1])
         for start, stop in zip((ends - counts[-1]).tolist(), ends.tolist(), strict=True):
             if stop > start + 1:
-                order[start:stop] = order[start:stop][np.argsort(-np.abs(values[order[start:stop]]), kind="stable")]
+                order[start:stop] = order[start:stop][np.argsort(-np.abs(values[order[start:stop]]))]
         orders.append(order)
     order = np.concatenate(orders)
     return Columns(
@@ -222,11 +230,12 @@ def _both_sides(values: Float[np.ndarray, "C T"], chosen: Int[np.ndarray, " C"],
     tokens: list[NDArray[np.int64]] = []
     entries: list[NDArray[np.float32]] = []
     for which, row in zip(chosen.tolist(), values, strict=True):
-        for id, side in ((which, row), (which + size, -row)):
-            order = np.argsort(-side, kind="stable")[: int((side > 0).sum())]
+        order = np.argsort(row)
+        n_negative, n_positive = int((row < 0).sum()), int((row > 0).sum())
+        for id, side in ((which, order[::-1][:n_positive]), (which + size, order[:n_negative])):
             ids.append(id)
-            tokens.append(order)
-            entries.append(side[order])
+            tokens.append(side)
+            entries.append(np.abs(row[side]))
     return Columns(
         ids=np.array(ids, dtype=np.int64),
         offsets=_offsets([len(t) for t in tokens]),

@@ -8,7 +8,6 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 Counts = NDArray[np.int64] | NDArray[np.float64]
 Floats = NDArray[np.float64]
@@ -71,12 +70,17 @@ def auc(
     """Return the area under the ROC curve, P(f₊ > f₋) + ½ P(f₊ = f₋), of a value that is 0 at most tokens.
 
     Args:
-        values: f where it is not 0; all above 0.
+        values: f where it is not 0, from the largest to the smallest; all above 0.
         tokens: The token of each value.
         positive: Where yes is right; at some tokens and not at all, for each question.
     """
-    n, ranks = len(positive), rankdata(values.astype(np.float64))
+    n = len(positive)
     silent = n - len(values)  # these share the lowest rank, (silent + 1) / 2
+    new = np.ones(len(values), dtype=bool)
+    new[1:] = values[1:] != values[:-1]
+    starts = np.flatnonzero(new)
+    ends = np.append(starts[1:], len(values))[: len(starts)]
+    ranks = np.repeat(len(values) - (starts + ends - 1) / 2, ends - starts)  # equals share their mean rank; 1 is the smallest
     n_positive = positive.sum(0).astype(np.float64)
     active = positive[tokens]
     n_active = active.sum(0)

@@ -99,7 +99,8 @@ def make_questions(selection: Labelled, scoring: Labelled, *, min_tokens: int, m
         )
         enough[0] = False
         start = len(items)
-        for label in np.flatnonzero(enough).tolist():
+        # by name: the labels of some variables are numbered as their kinds turn up
+        for label in sorted(np.flatnonzero(enough).tolist(), key=VARIABLES[variable].values.__getitem__):
             common = 2 * int(first[:, label].sum()) > len(selection)
             items.append(Question(variable=variable, kind=VARIABLES[variable].values[label], label=label, by_absence=common))
         if len(items) > start:

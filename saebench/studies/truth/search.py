@@ -6,19 +6,19 @@ variable.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from numpy.typing import NDArray
 
 from saebench.studies.truth import measure
 from saebench.studies.truth.columns import Columns
+from saebench.studies.truth.counting import Codes, Counter, from_the_top
 from saebench.studies.truth.questions import Questions
 
-_CELLS = 1 << 21
-Codes = Mapping[str, Int[np.ndarray, " T"]]
+_CELLS = 1 << 20
+_ENTRIES = 1 << 17
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,10 +91,14 @@ def choose(
     best = _Best(questions, codes, n_tokens)
     n_levels = n_thresholds(n_tokens, min_tokens, per_halving)
     width = 1 + max((span.stop - span.start for span in questions.spans.values()), default=0)
-    step = max(1, _CELLS // (n_levels * width))
+    most = max(1, _CELLS // (n_levels * width))
     for block in blocks:
-        for start in range(0, len(block), step):
-            best.see(block.part(start, min(start + step, len(block))), per_halving, n_levels)
+        start = 0
+        while start < len(block):
+            inside = int(np.searchsorted(block.offsets, block.offsets[start] + _ENTRIES, side="right")) - 1
+            stop = max(start + 1, min(inside, start + most))
+            best.see(block.part(start, stop), per_halving, n_levels)
+            start = stop
     return best.choice()
 
 
@@ -102,7 +106,8 @@ class _Best:
     """The best answer so far to each question."""
 
     def __init__(self, questions: Questions, codes: Codes, n_tokens: int) -> None:
-        self.questions, self.codes, self.n = questions, codes, n_tokens
+        self.questions, self.n = questions, n_tokens
+        self.counter = Counter(codes, {name: 1 + span.stop - span.start for name, span in questions.spans.items()})
         self.kinds = questions.kind_counts(codes)
         self.absent = questions.by_absence
         n = len(questions)
@@ -115,12 +120,10 @@ class _Best:
         shape = (len(columns), n_levels)
         of = np.repeat(np.arange(len(columns)), np.diff(columns.offsets))
         cell = of * n_levels + levels(columns, per_halving, n_levels)
-        said = _from_the_top(np.bincount(cell, minlength=len(columns) * n_levels).reshape(shape))
+        said = from_the_top(np.bincount(cell, minlength=len(columns) * n_levels).reshape(shape))
         mass = np.bincount(of, weights=columns.values, minlength=len(columns))
-        for variable, span in self.questions.spans.items():
-            width = span.stop - span.start + 1
-            flat = np.bincount(cell * width + self.codes[variable][columns.tokens], minlength=said.size * width)
-            hits = _from_the_top(flat.reshape(*shape, width))[:, :, 1:]
+        for variable, reached in self.counter.reached(cell, columns.tokens, *shape):
+            span, hits = self.questions.spans[variable], reached[:, :, 1:]
             kinds, absent = self.kinds[span], self.absent[span]
             firing = np.where(absent, said[..., None] - hits, hits)
             positives = np.where(absent, self.n - kinds, kinds)
@@ -158,11 +161,6 @@ class _Best:
 
     def choice(self) -> Choice:
         return Choice(column=self.column, threshold=self.threshold, silence=self.silence, f1=self.f1)
-
-
-def _from_the_top(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return sums over a level and all above it (axis 1)."""
-    return np.flip(np.cumsum(np.flip(counts, 1), 1), 1)
 
 
 def score(columns: Columns, choice: Choice, codes: Codes, questions: Questions, *, n_tokens: int) -> Findings:

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saebench.data import Corpus, CorpusSpec, build_corpus
+from saebench.data.storyworld.generate import write
 from saebench.data.storyworld.tokens import document_tokens, token_labels
 from saebench.data.storyworld.variables import VARIABLES
 from saebench.errors import InputError
@@ -61,7 +62,7 @@ def read_halves(
     if n_contexts < 2:
         raise InputError(f"the two halves of the text need a context each, {n_contexts} is too few; use --limit 2 or more")
     model = port.model
-    document_tokens([], model.tokenizer)  # refuses a tokenizer without offsets before anything is generated
+    document_tokens([write(0, "eval", 0)], model.tokenizer)  # a tokenizer without offsets is refused before the rest is made
     halves = []
     for own in (2 * seed, 2 * seed + 1):
         spec = CorpusSpec(source=SOURCE, context_length=context_length, n_contexts=n_contexts // 2)
