@@ -117,14 +117,16 @@ class TaskInfo(_Part):
 
 
 class DataInfo(_Part):
-    """The tokens used."""
+    """The tokens used, or the examples of a study."""
 
     corpus: str
     revision: str | None = None
     sha256: str
-    """Hash of the token ids and their mask."""
+    """Hash of the token ids and their mask, or of a study's examples."""
     n_contexts: int
+    """Contexts, or examples."""
     context_length: int
+    """Tokens of a context, or of the longest example."""
     n_tokens_scored: int
     rule: str
     """How documents became contexts, in words."""

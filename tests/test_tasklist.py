@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from saebench.errors import InputError
-from saebench.tasklist import all_suites, all_tasks, load_suite, load_task, read_suites, read_tasks
+from saebench.studies.settings import study_of
+from saebench.tasklist import StreamTask, StudyTask, all_suites, all_tasks, load_suite, load_task, read_suites, read_tasks
 
 _TASK = """
 name: t
@@ -31,6 +32,24 @@ def test_a_file_is_all_it_takes(tmp_path: Path):
     (tmp_path / "t.yaml").write_text(_TASK)
     assert list(read_tasks(tmp_path)) == ["t"]
     assert read_tasks(tmp_path)["t"].corpus.split == "train"
+
+
+def test_the_key_study_makes_a_study(tmp_path: Path):
+    (tmp_path / "t.yaml").write_text(_TASK)
+    head = "name: s\nversion: 1\ndescription: d\ncitation: c\nlicence: l\n"
+    (tmp_path / "s.yaml").write_text(head + "study: x\nsettings: {a: 1}\n")
+    found = read_tasks(tmp_path)
+    assert isinstance(found["t"], StreamTask) and isinstance(found["s"], StudyTask)
+    assert found["s"].settings == {"a": 1}
+    for task in all_tasks().values():
+        if isinstance(task, StudyTask):
+            study_of(task)  # raises for what the study does not take
+
+
+def test_what_any_model_is_scored_on_is_not_made_up_text():
+    for name in ("quick", "standard", "full"):
+        assert load_suite(name).tasks == ("core",)
+    assert load_suite("storyworld").tasks == load_suite("storyworld-quick").tasks
 
 
 @pytest.mark.parametrize(

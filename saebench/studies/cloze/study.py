@@ -31,7 +31,7 @@ class ClozeSettings(StudySettings):
     """What counts as right: the model's own next word, or the best of the candidates."""
     n: int = Field(default=500, ge=2)
     """Number of examples."""
-    ngram_words: int = Field(default=1_000_000, ge=0)
+    ngram_words: int = Field(default=500_000, ge=0)
     """Words that the 5-gram model is trained on; 0 leaves it out."""
 
 
