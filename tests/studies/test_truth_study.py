@@ -32,7 +32,7 @@ from saebench.studies.truth import columns as columns_module
 from saebench.studies.truth.columns import Latents
 from saebench.studies.truth.text import read_halves
 from saebench.tasklist import StudyTask, load_task
-from saebench.trainers.reference_text import END, train_tokenizer
+from saebench.trainers.reference_text import END, train_tokenizer  # pyright: ignore[reportMissingImports]
 from tests.studies.truth_cases import copying_sae
 
 SITE = "blocks.1.hook_resid_pre"
@@ -63,7 +63,7 @@ def port(tokenizer) -> Port:
     return Port(LanguageModel(GPT2LMHeadModel(config), tokenizer, id="tiny"), SITE)
 
 
-def topk(seed: int = 0, *, d: int = D, s: int = S, k: int = 6, **config: Any) -> SAE:
+def topk(seed: int = 0, *, d: int = D, s: int = S, k: int | None = 6, **config: Any) -> SAE:
     g = torch.Generator().manual_seed(seed)
     w = torch.nn.functional.normalize(torch.randn(s, d, generator=g), dim=1)
     return SAE(
@@ -232,14 +232,15 @@ def test_an_sae_of_the_centred_stream_sees_it(port):
 
 
 def test_better_dictionaries_score_higher(port):
-    planted = PlantedPort(port.model, FEW, seed=0)
+    less = FEW.model_copy(update={"n_contexts": 12})
+    planted = PlantedPort(port.model, less, seed=0)
     g = torch.Generator().manual_seed(0)
     saes = []
     for amount in (0.0, 0.05, 0.3):
         sae = copying_sae(planted.width)
         blend = torch.eye(planted.width) + amount * torch.randn(planted.width, planted.width, generator=g)
         saes.append(SAE(sae.config, replace(sae.weights, W_enc=blend)))
-    found = [values(one) for one in run(planted, *saes)]
+    found = [values(one) for one in run(planted, *saes, settings=less)]
     for name in ("f1_adjusted", "f1", "auc", "mi_share", "recovered"):
         scores = [one[f"truth_{name}"] for one in found]
         assert np.diff(scores).max() < 0, (name, scores)

@@ -59,16 +59,18 @@ def levels(columns: Columns, per_halving: int, n_levels: int) -> Int[np.ndarray,
     Of a column with n entries, threshold b is the smallest of the n · 2^(−b / per_halving) largest ones: threshold 0 is firing
     at all, ``per_halving`` the median, 2 ``per_halving`` the upper quartile. Equal entries reach the same thresholds.
     """
-    n_entries = len(columns.values)
-    counts = np.diff(columns.offsets)
-    starts = np.repeat(columns.offsets[:-1], counts)
-    place = np.arange(n_entries)
-    new = np.ones(n_entries, dtype=bool)
+    shares = 2.0 ** (-np.arange(n_levels) / per_halving)
+    reach = np.floor(np.diff(columns.offsets)[:, None] * shares * (1 + 1e-9)).astype(np.int64)  # entries that reach each
+    only = reach.copy()
+    only[:, :-1] -= reach[:, 1:]
+    from_the_largest = np.broadcast_to(np.arange(n_levels - 1, -1, -1), only.shape)
+    found = np.repeat(from_the_largest.ravel(), only[:, ::-1].ravel())
+    new = np.ones(len(found), dtype=bool)
     new[1:] = columns.values[1:] != columns.values[:-1]
-    new[columns.offsets[:-1][counts > 0]] = True
-    rank = np.maximum.accumulate(np.where(new, place, 0)) - starts + 1  # 1 is the largest; equals share the best rank
-    found = np.log2(np.repeat(counts, counts) / rank) * per_halving + 1e-9
-    return np.minimum(found.astype(np.int64), n_levels - 1)
+    new[columns.offsets[:-1][reach[:, 0] > 0]] = True
+    if not new.all():  # equals are as good as the first of them
+        found = found[np.maximum.accumulate(np.where(new, np.arange(len(found)), 0))]
+    return found
 
 
 def choose(

@@ -197,11 +197,11 @@ class Truth(Study[TruthSettings]):
             tail = "" if source == "sae" else f"_{source}"
             means = {name: _by_variable(questions, getattr(one.findings, name)) for name in (*_MEANS, "f1_chance")}
             means["recovered"] = (means["f1_adjusted"] >= self.settings.recovered_at).astype(float)
-            if not tail:
-                scores.append(self.spec("truth_f1_chance").score(_mean(means["f1_chance"])))
             for name in (*_MEANS, "recovered"):
                 values = means[name] if one.finite else np.full_like(means[name], np.nan)
                 scores.append(self.spec(f"truth_{name}{tail}").score(_mean(values)))
+            if not tail:
+                scores.append(self.spec("truth_f1_chance").score(_mean(means["f1_chance"])))
             if not one.finite:
                 continue
             series.append(_series(questions, f"truth_f1_adjusted_by_variable{tail}", means["f1_adjusted"]))
