@@ -306,9 +306,9 @@ def test_passes_are_split_to_fit_and_the_scores_stay(world: Path, tmp_path: Path
 def test_one_record_that_cannot_be_written_does_not_lose_its_neighbours(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from saebench import run as runner
+    from saebench import writing
 
-    real, calls = runner.write_record, []
+    real, calls = writing.write_record, []
 
     def write(path: Path, record: object) -> None:
         calls.append(path)
@@ -316,7 +316,7 @@ def test_one_record_that_cannot_be_written_does_not_lose_its_neighbours(
             raise OSError("the disk said no")
         real(path, record)
 
-    monkeypatch.setattr(runner, "write_record", write)
+    monkeypatch.setattr(writing, "write_record", write)
     assert main(words(world, tmp_path)) == 3
     assert "the disk said no" in capsys.readouterr().err
     assert len(find_records(tmp_path)) == 2
