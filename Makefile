@@ -58,7 +58,7 @@ check: $(STAMP) ## lint, formatting and types
 	$(BIN)/pyright
 
 reference-saes: $(STAMP) ## train the SAEs that ship, from saebench/reference/configs, and write the manifest
-	$(BIN)/python -m saebench.reference.make
+	$(BIN)/python -m saebench.trainers.reference_saes
 
 results: $(STAMP) ## score the SAEs that ship on the whole suite again: records, leaderboard, README, pictures
 	$(BIN)/saebench run --force --out results

@@ -25,7 +25,7 @@ from jaxtyping import Float, Int
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from saebench.errors import IncompleteError, InputError, SaebenchError
+from saebench.errors import IncompleteError, InputError
 from saebench.lm.model import parse_device
 from saebench.progress import Progress, SilentProgress
 from saebench.store import check_writable, write_atomic
@@ -36,6 +36,7 @@ from .reference_card import Row, write_card, write_curve
 from .reference_config import ReferenceConfig, check, command, make_model, settings
 from .reference_optim import Optimizer, learning_rate
 from .reference_text import HeldOut, TextStream, held_out, save_tokenizer, train_tokenizer
+from .script import exit_code
 from .stop import Stop
 
 _CLIP = 1.0
@@ -44,7 +45,6 @@ _FLAT = 0.002
 _LOOK_EVERY = 20
 """Steps after which losses are looked at; on CUDA looking waits for the device."""
 _PARTS = ("train", "eval")
-_INTERRUPTED = 130
 
 
 class ReferenceTrainer:
@@ -319,18 +319,7 @@ for _field in fields(ReferenceConfig):
 
 def main() -> int:
     """Run the command and return its exit code; every error becomes one line on standard error."""
-    try:
-        _main.main(standalone_mode=False)
-        return 0
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except SaebenchError as error:
-        click.echo(f"saebench: {error}", err=True)
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("saebench: interrupted; --resume goes on from the last checkpoint", err=True)
-        return _INTERRUPTED
+    return exit_code(_main, interrupted="interrupted; --resume goes on from the last checkpoint")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from saebench import reference
-from saebench.reference.make import make
+from saebench.trainers.reference_saes import make
 from saebench.trainers.reference_text import END_ID, TextStream, save_tokenizer, train_tokenizer
 
 SHIPPED = reference.ROOT

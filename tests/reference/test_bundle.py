@@ -15,10 +15,10 @@ from saebench import reference
 from saebench.cli import main
 from saebench.errors import InputError
 from saebench.lm.model import load_model
-from saebench.reference.make import make, write_manifest
 from saebench.resume import same_name
 from saebench.sae import load_sae, save_native
 from saebench.store import find_records, read_record
+from saebench.trainers.reference_saes import make, write_manifest
 from tests.reference.conftest import NAMES, SHIPPED, SMALL
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -1,4 +1,4 @@
-"""``python -m saebench.reference.make``: train the SAEs that ship, store them in float16, and list every file in the manifest.
+"""``python -m saebench.trainers.reference_saes``: train the SAEs that ship, in float16, and list every file in the manifest.
 
 A configuration ``configs/saes.yaml`` gives ``<recipe>-layer<L>``, and ``configs/saes-<what>.yaml`` gives
 ``<recipe>-layer<L>-<what>``. Each is also a plain ``saebench train --config FILE``. The model must lie in ``model/`` already.
@@ -16,11 +16,16 @@ import click
 import torch
 
 from saebench import reference
-from saebench.errors import IncompleteError, InputError, SaebenchError
+from saebench.errors import IncompleteError, InputError
+from saebench.lm.model import hash_folder
 from saebench.progress import Progress, SilentProgress
 from saebench.sae import SAE, Site, load_sae, save_native
 from saebench.sae.files import read_json
 from saebench.store import sha256_file, write_atomic
+
+from .run import train
+from .script import exit_code
+from .settings import as_values, runs_of
 
 _MODEL_COMMAND = "python -m saebench.trainers.reference_lm --out saebench/reference/model (model/README.md has its settings)"
 _SAE_FILES = ("config.json", "sae.safetensors")
@@ -92,10 +97,6 @@ def write_manifest() -> None:
 
 def _trained(file: Path, values: dict[str, Any], progress: Progress | SilentProgress) -> list[Path]:
     """Return the folders of the runs of one configuration, after training those that are not finished."""
-    from saebench.lm.model import hash_folder
-    from saebench.trainers.run import train  # pyright: ignore[reportMissingImports]
-    from saebench.trainers.settings import as_values, runs_of  # pyright: ignore[reportMissingImports]
-
     settings = as_values((), file) | {key: value for key, value in values.items() if key != "work"}
     if "work" in values:
         settings["out"] = str(Path(values["work"]) / file.stem)
@@ -115,7 +116,7 @@ def _told(config: dict[str, Any], file: Path) -> dict[str, Any]:
     training = dict(config["training"])
     training["run"] = {k: v for k, v in training["run"].items() if k not in ("cache", "data_dir")}
     command = f"saebench train --config saebench/reference/configs/{file.name}"
-    return {"made_by": f"{command}; stored in float16 by python -m saebench.reference.make"} | training
+    return {"made_by": f"{command}; stored in float16 by python -m saebench.trainers.reference_saes"} | training
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -128,8 +129,6 @@ def _main(work: Path | None, device: str | None, assignments: tuple[str, ...], m
 
     A run that was stopped goes on when the command is given again; what is trained already is not trained again.
     """
-    from saebench.trainers.settings import as_values  # pyright: ignore[reportMissingImports]
-
     if manifest_only:
         write_manifest()
         return
@@ -142,20 +141,8 @@ def _main(work: Path | None, device: str | None, assignments: tuple[str, ...], m
 
 
 def main() -> int:
-    """Run the command; errors become one line and an exit code."""
-    try:
-        _main(standalone_mode=False)
-        return 0
-    except click.exceptions.Exit as done:
-        return done.exit_code
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except SaebenchError as error:
-        click.echo(f"saebench: {error}", err=True)
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        return 130
+    """Run the command and return its exit code; every error becomes one line on standard error."""
+    return exit_code(_main, interrupted="interrupted; the same command goes on from the last checkpoint")
 
 
 if __name__ == "__main__":
