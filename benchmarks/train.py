@@ -130,8 +130,8 @@ def topk_sides(args: argparse.Namespace, field: Field) -> dict[str, tuple[Traine
 
     return {
         "saebench topk": (mine, (1e-2, 2e-2, 4e-2)),
-        "sae_lens topk": (sae_lens, (3e-3, 1e-2, 2e-2)),
-        "sparsify topk (adam)": (sparsify("adam"), (3e-3, 1e-2, 2e-2)),
+        "sae_lens topk": (sae_lens, (1e-2, 2e-2, 4e-2)),
+        "sparsify topk (adam)": (sparsify("adam"), (1e-2, 2e-2, 4e-2)),
         "sparsify topk (signum, its default)": (sparsify("signum"), (0.0, 5e-3, 1e-2)),
     }
 
@@ -180,31 +180,40 @@ def margins(mine: list[dict[str, float]], other: list[dict[str, float]]) -> list
 def quality(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Compare at an equal number of tokens; learning rates are chosen with seed 0 on contexts that are not scored."""
     field = Field(args.shared, folder)
-    topk, front, means = {}, {}, {}
+    found: dict[str, Any] = {"tokens": args.tokens, "contexts": field.contexts, "topk": {}, "front": {}}
+    if args.side:  # only some sides again: the others stay as they are
+        old = json.loads((HERE / "figures/train_quality.json").read_text())
+        if any(old[key] != found[key] for key in ("tokens", "contexts")):
+            sys.exit("the figures there are of another budget; leave --side out")
+        found |= {key: old[key] for key in ("topk", "front")}
     for name, (run, lrs) in topk_sides(args, field).items():
+        if args.side and name not in args.side:
+            continue
         run = functools.cache(run)
         tried = {lr: field.score(run(0.0, lr, 0), "choose")["fvu"] for lr in lrs}
         lr = min(tried, key=lambda rate: tried[rate])
-        found = [field.score(run(0.0, lr, seed)) for seed in SEEDS]
-        topk[name] = {"lr": lr, "tried": tried, **{key: spread([f[key] for f in found]) for key in ("fvu", "frac_alive")}}
-        print(json.dumps({name: topk[name]}), flush=True)
+        scores = [field.score(run(0.0, lr, seed)) for seed in SEEDS]
+        spreads = {key: spread([f[key] for f in scores]) for key in ("fvu", "frac_alive")}
+        found["topk"][name] = {"lr": lr, "tried": tried, **spreads}
+        print(json.dumps({name: found["topk"][name]}), flush=True)
     for name, (run, lrs) in relu_sides(args, field).items():
+        if args.side and name not in args.side:
+            continue
         run = functools.cache(run)
         tried = {lr: height([field.score(run(l1, lr, 0), "choose") for l1 in PENALTIES], MIDDLE) for lr in lrs}
         lr = max(tried, key=lambda rate: tried[rate])
         rows = [{"l1": l1, "seed": seed, **field.score(run(l1, lr, seed))} for l1 in PENALTIES for seed in SEEDS]
-        front[name] = {"lr": lr, "tried": tried, "rows": rows}
         keys = ("fvu", "l0", "frac_alive")
-        means[name] = [{key: statistics.mean(r[key] for r in rows if r["l1"] == l1) for key in keys} for l1 in PENALTIES]
-        front[name]["means"] = means[name]
-        print(json.dumps({name: front[name]}), flush=True)
-    above = margins(means["saebench relu-l1"], means["sae_lens standard"])
-    return {"tokens": args.tokens, "contexts": field.contexts, "topk": topk, "front": front, "front_margins": above}
+        means = [{key: statistics.mean(r[key] for r in rows if r["l1"] == l1) for key in keys} for l1 in PENALTIES]
+        found["front"][name] = {"lr": lr, "tried": tried, "rows": rows, "means": means}
+        print(json.dumps({name: found["front"][name]}), flush=True)
+    fronts = [found["front"][name]["means"] for name in ("saebench relu-l1", "sae_lens standard")]
+    return found | {"front_margins": margins(*fronts)}
 
 
 def dead(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Train wide SAEs, 32 latents a dimension, with and without what keeps latents alive; dead: silent on 500k tokens."""
-    field, n = Field(args.shared, folder, held_out=4096), args.tokens
+    """Train wide SAEs, 32 latents a dimension, with and without what keeps latents alive; dead: silent on all training text."""
+    field, n = Field(args.shared, folder), args.tokens
     rows = []
     wide = {"d_sae": 32 * 64, "lr_decay_share": 0.5, "lr": 5e-3}
     relu = {**wide, "l1": 0.0034, "norm": "unit"}
@@ -215,12 +224,11 @@ def dead(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         ("relu-l1, resample", "relu-l1", {**relu, "dead": "resample"}),
         ("relu-l1, none", "relu-l1", {**relu, "dead": "none"}),
     ]:
-        got = field.score(field.ours(name.replace(" ", "").replace(",", "-"), recipe, n, 0, **settings))
-        rows.append(
-            {"run": name, "dead_share": round(1 - got["frac_alive"], 4), "fvu": round(got["fvu"], 4), "l0": round(got["l0"], 2)}
-        )
+        made = field.ours(name.replace(" ", "").replace(",", "-"), recipe, n, 0, **settings)
+        silent, got = 1 - field.score(made, "train")["frac_alive"], field.score(made)
+        rows.append({"run": name, "dead_share": round(silent, 4), "fvu": round(got["fvu"], 4), "l0": round(got["l0"], 2)})
         print(json.dumps(rows[-1]), flush=True)
-    return {"tokens": n, "d_sae": 32 * 64, "rows": rows}
+    return {"tokens": n, "d_sae": 32 * 64, "contexts": field.contexts, "rows": rows}
 
 
 def turns(args: argparse.Namespace, mode: str, sides: dict[str, tuple[str, str, list[Any]]], words: list[Any]) -> dict[str, Any]:
@@ -312,6 +320,7 @@ def main() -> None:
     parser.add_argument("--peers", default=".venv-peers/bin/python")
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--tokens", type=int, default=2_000_000)
+    parser.add_argument("--side", action="append", default=[], help="quality: measure this side only, again")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--layer", type=int, default=6)
