@@ -205,12 +205,12 @@ def test_every_sae_that_cannot_be_written_is_named_with_its_own_file(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from saebench import run as runner
+    from saebench import writing
 
     def write(path: Path, record: object) -> None:
         raise OSError(f"no room for {path.parent.parent.name}")
 
-    monkeypatch.setattr(runner, "write_record", write)
+    monkeypatch.setattr(writing, "write_record", write)
     assert main(words(world, tmp_path, saes=("sae0", "sae1"))) == 3
     lines = [line for line in capsys.readouterr().err.splitlines() if "failed:" in line]
     assert len(lines) == 2
