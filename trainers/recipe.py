@@ -132,6 +132,10 @@ class Recipe(nn.Module, ABC):
         """Return the names of the parameters of which a rank holds only its own latents' rows, when latents are split."""
         return {"w_enc", "w_dec", "b_enc"} if self.ranks.split_latents else set()
 
+    def risen(self, share: float, step: int) -> float:
+        """Return how far a coefficient has risen at a step: linearly from 0 to 1 over a share of the run."""
+        return min(1.0, step / (share * self.steps)) if share else 1.0
+
     def after_backward(self) -> None:
         """Change gradients, before they are clipped."""
 

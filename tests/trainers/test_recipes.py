@@ -154,6 +154,19 @@ def test_terms_for_dead_latents_are_absent_until_there_are_some_and_reach_only_t
     assert not len(dead) > 1 or recipe.w_enc.grad[dead[1]].abs().sum() == 0, "one that is merely silent does not"
 
 
+@pytest.mark.parametrize("name", ["relu-l1", "relu-april", "gated", "panneal"])
+def test_the_penalty_rises_over_its_share_of_the_run(name: str) -> None:
+    more = {"anneal_start_share": 0.5} if name == "panneal" else {}
+    recipe, _, _ = started(name, 100, d_sae=32, l1=2.0, l1_warmup_share=0.2, **more)
+    x = planted(64, torch.Generator().manual_seed(1), atoms())
+    since = torch.zeros(32, dtype=torch.long)
+    totals = [recipe.losses(x, since, step).total.item() for step in (0, 5, 10, 19, 20, 90)]
+    rise = [(t - totals[0]) / (totals[4] - totals[0]) for t in totals]
+    at = [0.0, 0.25, 0.5, 0.95, 1.0]
+    assert rise[:5] == pytest.approx(at, abs=1e-5)
+    assert name == "panneal" or rise[5] == pytest.approx(1.0, abs=1e-5)
+
+
 def test_resampling_points_dead_latents_at_badly_reconstructed_acts() -> None:
     recipe, _ = trained("relu-l1", 0, d_sae=32, dead="resample", dead_after_tokens=512, resample_every=10)
     recipe.steps = 20

@@ -63,8 +63,7 @@ class Gated(Recipe):
         error = (recon - x).square().sum(1).mean()
         l1 = gate.sum(1).mean()
         aux = (gate @ self.w_dec.detach() + self.b_dec.detach() - x).square().sum(1).mean()
-        warmup = self.settings.l1_warmup_share * self.steps
-        total = error + self.settings.l1 * (min(1.0, step / warmup) if warmup else 1.0) * l1 + aux
+        total = error + self.settings.l1 * self.risen(self.settings.l1_warmup_share, step) * l1 + aux
         active = f.detach() != 0
         parts = {"mse": error.detach() / self.d_in, "l1": l1.detach(), "aux": aux.detach()}
         return Losses(total, parts, recon.detach(), active.any(0), active.sum(1).float().mean())

@@ -94,8 +94,7 @@ class JumpRelu(Recipe):
             sparsity = torch.tanh(_TANH_SCALE * f * norms).sum(1).mean()
         else:
             sparsity = _Step.apply(pre, threshold, own["bandwidth"]).sum(1).mean()
-        warmup = own["warmup_share"] * self.steps
-        total = error + own["coefficient"] * (min(1.0, step / warmup) if warmup else 1.0) * sparsity
+        total = error + own["coefficient"] * self.risen(own["warmup_share"], step) * sparsity
         if own["pre_act_coefficient"]:
             total = total + own["pre_act_coefficient"] * ((threshold - pre).relu() @ norms).mean()
         active = f.detach() != 0

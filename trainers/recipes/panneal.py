@@ -81,7 +81,10 @@ class PAnneal(ReluL1):
             follows = self._lp(f, min(level + 1, self.settings.anneal_steps))
             self.sums[0, at] += self.ranks.mean(value.detach())
             self.sums[1, at] += self.ranks.mean(follows)
-        return self.factor * value, {"lp": value.detach(), "l1": f.detach().sum(1).mean()}
+        return self.factor * self.risen(self.settings.l1_warmup_share, step) * value, {
+            "lp": value.detach(),
+            "l1": f.detach().sum(1).mean(),
+        }
 
     @torch.no_grad()
     def after_step(self, optimizer: torch.optim.Optimizer, step: int, since_fired: Int[Tensor, " S"]) -> None:

@@ -61,8 +61,7 @@ class ReluApril(Recipe):
         recon = f @ self.w_dec + self.b_dec
         error = (recon - x).square().sum(1).mean()
         l1 = (f @ self.w_dec.norm(dim=1)).mean()
-        warmup = self.settings.l1_warmup_share * self.steps
-        total = error + self.settings.l1 * (min(1.0, step / warmup) if warmup else 1.0) * l1
+        total = error + self.settings.l1 * self.risen(self.settings.l1_warmup_share, step) * l1
         active = f.detach() != 0
         parts = {"mse": error.detach() / self.d_in, "l1": l1.detach()}
         return Losses(total, parts, recon.detach(), active.any(0), active.sum(1).float().mean())

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from saebench.registry import RECIPES
 from saebench.sae import SAEWeights
 
-from ..config import Count, Natural, Positive, RecipeSettings, Weight
+from ..config import Count, Natural, Positive, RecipeSettings, Share, Weight
 from ..recipe import Losses, Recipe, Start
 from ..resample import resample
 from ..rows import drop_parallel_, geometric_median, near_identity, random_unit_rows, unit_rows_
@@ -31,6 +31,8 @@ class ReluL1Settings(RecipeSettings):
     lr_warmup_steps: Natural = 1_000
     l1: Weight = 8e-5
     """Coefficient of Σ|f| beside the error's mean over dimensions; grows with the variance of the acts."""
+    l1_warmup_share: Share = 0.0
+    """Share of the run over which l1 rises from 0 (ours; 0.2 helps short runs at a high learning rate)."""
     dead: Literal["ghost", "resample", "none"] = "ghost"
     """What is done for dead latents."""
     dead_refresh_steps: Count = 10
@@ -101,7 +103,7 @@ class ReluL1(Recipe):
     def penalty(self, f: Float[Tensor, "B S"], step: int) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """Return the sparsity term and what to log of it."""
         l1 = f.sum(1).mean()
-        return self.settings.l1 * l1, {"l1": l1.detach()}
+        return self.settings.l1 * self.risen(self.settings.l1_warmup_share, step) * l1, {"l1": l1.detach()}
 
     def _ghost(self, pre: Tensor, error: Tensor, dead: Tensor, mse: Tensor) -> Tensor:
         # one that woke since the list was made may be large; exp of it must not be infinite
