@@ -168,7 +168,7 @@ def _run_job(config: RunConfig, model: LanguageModel, job: _Job, report: RunRepo
     started = time.monotonic()
     saes = [item.sae.load().to(device=model.device) for item in job.items]
     title = f"{job.task.name} · {job.port.read.name} · {len(saes)} SAE{'s' if len(saes) > 1 else ''}"
-    outcomes = (_stream if job.corpus else _study)(config, job, saes, title, progress)
+    outcomes = (_study if job.corpus is None else _stream)(config, job, saes, title, progress)
     seconds = time.monotonic() - started
     timing = {
         "seconds_pass": round(seconds, 3),

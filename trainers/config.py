@@ -27,7 +27,7 @@ class RecipeSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     d_sae: Natural
-    """Natural of latents."""
+    """Number of latents."""
     lr: Positive
     """Adam's learning rate."""
     lr_warmup_steps: Natural = 0
@@ -113,5 +113,5 @@ class TrainConfig(BaseModel):
 
     @property
     def steps(self) -> int:
-        """Natural of steps."""
+        """Number of steps."""
         return max(1, self.tokens // self.batch_size)
