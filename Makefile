@@ -60,8 +60,10 @@ check: $(STAMP) ## lint, formatting and types
 reference-saes: $(STAMP) ## train the SAEs that ship, from saebench/reference/configs, and write the manifest
 	$(BIN)/python -m saebench.trainers.reference_saes
 
-results: $(STAMP) ## score the SAEs that ship on the whole suite again: records, leaderboard, README, pictures
-	$(BIN)/saebench run --force --out results
+results: $(STAMP) ## score the SAEs that ship on the whole suite again: results/reference, leaderboard, README, pictures
+	rm -rf build/results
+	$(BIN)/saebench run --out build/results
+	rm -rf results/reference && mv build/results/reference results/
 	$(BIN)/saebench report results --leaderboard --format md --output results/LEADERBOARD.md
 	$(BIN)/python docs/generate.py
 

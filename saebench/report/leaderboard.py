@@ -42,8 +42,16 @@ def make_leaderboard(records: Sequence[Record], *, scores: Sequence[str] = (), s
     table = make_table(records, scores=scores or [name for name in COLUMNS if name in there], sort=ranked_by)
     if ranked_by is None:
         return table
-    rows = sorted(table.rows, key=lambda row: natural(row.first.model.name))  # stable: the order within a model stays
+    rows: list[Row] = []
+    for model in sorted({record.model.name for record in records}, key=natural):
+        own = [record for record in records if record.model.name == model]  # its SAEs may have been scored by a task of its own
+        rows += make_table(own, sort=ranked_by if _has(own, ranked_by) else None).rows
     return replace(table, rows=tuple(rows), order=_order(table, ranked_by))
+
+
+def _has(records: Sequence[Record], name: str) -> bool:
+    score, _, version = name.partition("@")
+    return any(s.name == score for r in records if version in ("", str(r.task.version)) for s in r.scores)
 
 
 def _order(table: Table, name: str) -> str:

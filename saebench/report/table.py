@@ -25,6 +25,10 @@ DEFAULT_SCORES = (
     "kl",
     "frac_alive",
     "context_degradation",
+    "acc_clean",
+    "acc_spliced",
+    "acc_delta",
+    "truth_f1_adjusted",
 )
 """Columns shown where none are asked for; the raw losses always stand beside the ratios made of them."""
 

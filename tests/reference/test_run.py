@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import saebench.run
 from saebench import reference
 from saebench.cli import main
 from saebench.errors import InputError
+from saebench.report.leaderboard import make_leaderboard
 from saebench.run import RunReport
+from saebench.sae import SAE, SAEConfig, SAEWeights, load_sae, save_native
 from saebench.store import find_records, read_record
 from saebench.tasklist import all_suites
 from tests import offline
@@ -97,6 +100,37 @@ def test_the_training_context_reaches_the_scores(bundle: Path, task: str, tmp_pa
     assert main(["run", *words, "--model", "reference", "--task", task, "--out", str(tmp_path / "out")]) == 0
     found = {r.sae.name: r.score("context_degradation") for r in map(read_record, find_records(tmp_path / "out"))}
     assert found["topk-layer3"].value is None and found["topk-layer3-context64"].value is not None
+
+
+@pytest.mark.parametrize(("which", "sort"), [("tiny", "kl"), ("what ships", None)])
+def test_identity_stands_first_and_random_directions_last(
+    which: str, sort: str | None, task: str, tmp_path: Path, request: pytest.FixtureRequest
+):
+    """The tiny model reads too little for its CE to suffer, so there KL ranks."""
+    if which == "tiny":
+        request.getfixturevalue("bundle")
+    elif not reference.sae_names():
+        pytest.skip("no SAE is bundled yet; see docs/reference.md")
+    sae, site = load_sae("reference:topk-layer3"), "blocks.3.hook_resid_pre"
+    d, eye = sae.config.d_in, torch.eye(sae.config.d_in)
+    rows = torch.randn(sae.config.d_sae, d, generator=torch.Generator().manual_seed(0))
+    rows = torch.nn.functional.normalize(rows, dim=1)
+    dictionaries: dict[str, tuple[dict[str, Any], torch.Tensor]] = {
+        "identity": ({"activation": "relu"}, torch.cat([eye, -eye])),
+        "random": ({"activation": "topk", "k": 32}, rows),
+    }
+    for name, (config, directions) in dictionaries.items():
+        s = len(directions)
+        weights = SAEWeights(W_enc=directions.T.contiguous(), b_enc=torch.zeros(s), W_dec=directions, b_dec=torch.zeros(d))
+        about = SAEConfig(d_in=d, d_out=d, d_sae=s, name=name, site=site, model_id="reference", **config)
+        save_native(SAE(about, weights), tmp_path / name)
+    words = [w for sae in (tmp_path / "random", "reference:topk-layer3", tmp_path / "identity") for w in ("--sae", str(sae))]
+    assert main(["run", *words, "--task", task, "--out", str(tmp_path / "out")]) == 0
+    records = [read_record(path) for path in find_records(tmp_path / "out")]
+    first, between, last = (row.first for row in make_leaderboard(records, sort=sort).rows)
+    assert [r.sae.name for r in (first, between, last)] == ["identity", "topk-layer3", "random"]
+    assert first.score("delta_ce").value == pytest.approx(0, abs=1e-6)
+    assert first.score("explained_variance").value == pytest.approx(1, abs=1e-9)
 
 
 def test_python_takes_the_names_too(bundle: Path, task: str, tmp_path: Path):

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
+import math
 from pathlib import Path
 
 import pytest
 
+from saebench import reference
 from saebench.cli import main
 from saebench.errors import InputError, SaebenchError
-from saebench.record import Series
+from saebench.lm.model import hash_folder
+from saebench.record import Score, Series
 from saebench.report.leaderboard import make_leaderboard
 from saebench.report.plots import binned, by_position, drawn_from, source_of
 from saebench.report.select import load_records, where
+from saebench.sae import load_sae
 from saebench.store import find_records
+from saebench.tasklist import load_suite
 from tests.helpers import make_record, make_score, save
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,6 +62,15 @@ def test_rows_of_a_model_stand_together_best_first_and_missing_last():
     assert [row.first.sae.name for row in table.rows] == ["other", "good", "mid", "bad", "none"]
     assert [c.score for c in table.columns] == ["delta_ce", "l0"]
     assert table.notes()[0].startswith("order: delta_ce, lowest first; ")
+
+
+def test_each_model_is_ranked_by_the_task_that_its_saes_were_scored_by():
+    """The score of another model's task must not leave a model's rows in the order of their names."""
+    records = [ranked("a", 0.9, task="core"), ranked("b", 0.1, task="core")]
+    records += [ranked("c", 0.8, task="z_core", model="n"), ranked("d", 0.2, task="z_core", model="n")]
+    table = make_leaderboard([*records, make_record("e", model="o"), make_record("f", model="o")])
+    assert [row.first.sae.name for row in table.rows] == ["b", "a", "d", "c", "e", "f"]
+    assert table == make_leaderboard([make_record("f", model="o"), *records[::-1], make_record("e", model="o")])
 
 
 def test_another_score_can_rank_and_be_shown():
@@ -129,6 +144,16 @@ def test_the_readme_takes_the_leaderboard_between_its_marks():
             generate.with_leaderboard(broken, "")
 
 
+def test_the_readme_shows_the_picture_once_it_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(generate, "LEADERBOARD", tmp_path / "LEADERBOARD.md")
+    monkeypatch.setattr(generate, "PICTURE", tmp_path / "picture.png")
+    generate.LEADERBOARD.write_text("| a |\n", encoding="utf-8")
+    assert generate.shown() == "| a |\n"
+    generate.PICTURE.write_bytes(b"")
+    assert generate.shown() == f"| a |\n\n{generate.CAPTION}\n"
+    assert "](docs/pictures/delta_ce_by_position.png)" in generate.CAPTION
+
+
 def test_the_readme_has_its_marks():
     assert generate.with_leaderboard((ROOT / "README.md").read_text(encoding="utf-8"), "")
 
@@ -138,6 +163,15 @@ def test_committed_records_are_free_of_folders():
         assert not Path(record.sae.path).is_absolute() and not Path(record.model.id).is_absolute()
     for path in find_records(RESULTS):
         assert not any(part in path.read_text(encoding="utf-8") for part in ("/root/", "/home/", "/tmp/", "/Users/"))
+
+
+def test_committed_records_are_those_of_what_ships():
+    """Each SAE that ships, and none of before, has a whole record of each task of the suite, on the model that ships."""
+    records = [r for r in committed() if r.sae.path.startswith("reference:")]
+    wanted = {(path, load_sae(path).sha256, task) for path in reference.saes() for task in load_suite(reference.SUITE).tasks}
+    assert {(r.sae.path, r.sae.sha256, r.task.name) for r in records} == wanted and len(records) == len(wanted)
+    assert {r.model.sha256 for r in records} == {hash_folder(reference.ROOT / "model")}
+    assert {(r.seed, r.settings["limit"]) for r in records} == {(0, None)}
 
 
 def test_the_committed_leaderboard_is_that_of_the_committed_records(tmp_path: Path):
@@ -150,7 +184,8 @@ def test_the_committed_leaderboard_is_that_of_the_committed_records(tmp_path: Pa
 def test_the_readme_shows_the_committed_leaderboard():
     committed()
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert generate.with_leaderboard(readme, generate.LEADERBOARD.read_text(encoding="utf-8")) == readme
+    assert generate.with_leaderboard(readme, generate.shown()) == readme
+    assert generate.PICTURE.relative_to(ROOT).as_posix() in readme
 
 
 def test_the_committed_picture_was_drawn_from_the_committed_records():
@@ -168,6 +203,29 @@ def test_the_undertrained_sae_ranks_last_and_the_short_context_shows():
     short = by_name["topk-layer3-context64"].score("context_degradation")
     assert short.value is not None and short.stderr is not None and short.value - 1 > 1.96 * short.stderr
     assert rise(by_name["topk-layer3-context64"]) > 1.2 * rise(by_name["topk-layer3"])
+
+
+@pytest.mark.parametrize("task", ["storyworld_lambada", "storyworld_cbt"])
+def test_the_model_reads_and_what_the_splice_takes_follows_explained_variance(task: str):
+    records = [r for r in committed() if r.sae.path.startswith("reference:")]
+    variance = {r.sae.name: r.score("explained_variance").value for r in records if r.task.name == "storyworld_core"}
+    found = [r for r in records if r.task.name == task]
+    for r in found:
+        for baseline in ("acc_last_sentence", "acc_5gram"):
+            assert leads(r.score("acc_clean"), r.score(baseline)), (r.sae.name, baseline)
+    (worst,) = [r for r in found if r.sae.name == "topk-layer3-undertrained"]
+    (good,) = [r for r in found if r.sae.name == "topk-layer3"]
+    assert leads(good.score("acc_delta"), worst.score("acc_delta"))
+    for a, b in itertools.permutations(found, 2):
+        if a.sae.site == b.sae.site and leads(a.score("acc_delta"), b.score("acc_delta")):
+            more, less = variance[a.sae.name], variance[b.sae.name]
+            assert more is not None and less is not None and more > less, (a.sae.name, b.sae.name)
+
+
+def leads(one: Score, other: Score) -> bool:
+    """Whether ``one`` is above ``other`` by more than chance."""
+    assert one.value is not None and other.value is not None and one.stderr is not None and other.stderr is not None
+    return one.value - other.value > 1.96 * math.hypot(one.stderr, other.stderr)
 
 
 def rise(record) -> float:

@@ -50,6 +50,12 @@ def test_default_columns_are_those_that_exist_and_any_score_can_be_asked_for():
     assert _labels(make_table([record], scores=["l0@1", "odd"])) == ["l0@1", "odd@1"]
 
 
+def test_what_a_study_is_about_is_among_the_default_columns():
+    names = ("ce_clean", "n_both", "acc_clean", "acc_spliced", "acc_delta", "truth_auc", "truth_f1_adjusted")
+    table = make_table([make_record(scores=[make_score(name, 0.5) for name in names])])
+    assert [c.score for c in table.columns] == ["ce_clean", "acc_clean", "acc_spliced", "acc_delta", "truth_f1_adjusted"]
+
+
 def test_an_unknown_score_is_an_error_with_a_suggestion():
     with pytest.raises(InputError, match="Did you mean 'explained_variance'"):
         make_table([make_record()], scores=["explained_varience"])
