@@ -7,6 +7,7 @@ A configuration ``configs/saes.yaml`` gives ``<recipe>-layer<L>``, and ``configs
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -23,12 +24,18 @@ from saebench.sae import SAE, Site, load_sae, save_native
 from saebench.sae.files import read_json
 from saebench.store import sha256_file, write_atomic
 
+from .checkpoint import checkpoint_file
+from .ranks import Ranks
 from .run import train
 from .script import exit_code
-from .settings import as_values, runs_of
+from .settings import Run, as_values, runs_of
 
 _MODEL_COMMAND = "python -m saebench.trainers.reference_lm --out saebench/reference/model (model/README.md has its settings)"
 _SAE_FILES = ("config.json", "sae.safetensors")
+_NO_MATTER = {
+    "out", "cache", "data_dir", "device", "prefetch", "log_every", "checkpoint_every", "tensorboard", "wandb", "export",
+}  # fmt: skip
+"""Settings of a run that change nothing in what the SAE becomes but, at most, its rounding."""
 
 
 def make(values: dict[str, Any], *, progress: Progress | SilentProgress | None = None) -> list[str]:
@@ -54,7 +61,7 @@ def make(values: dict[str, Any], *, progress: Progress | SilentProgress | None =
             name = bundled_name(sae, file)
             if name in made:
                 raise InputError(f"{file}: two SAEs would be called {name}; put one of them into a file of its own")
-            made[name] = sae, _told(read_json(folder / "config.json"), file)
+            made[name] = sae, _told(read_json(folder / "config.json"), file, values)
     out = reference.ROOT / "saes"
     shutil.rmtree(out, ignore_errors=True)
     for name in sorted(made):
@@ -100,22 +107,47 @@ def _trained(file: Path, values: dict[str, Any], progress: Progress | SilentProg
     settings = as_values((), file) | {key: value for key, value in values.items() if key != "work"}
     if "work" in values:
         settings["out"] = str(Path(values["work"]) / file.stem)
-    folders: list[Path] = [run.config.out for run in runs_of(None, settings)]
-    if not all((folder / _SAE_FILES[1]).is_file() for folder in folders):
+    runs = runs_of(None, settings)
+    folders: list[Path] = [run.config.out for run in runs]
+    finished = [(folder / _SAE_FILES[1]).is_file() for folder in folders]
+    if not all(finished):
+        if any(finished) and not checkpoint_file(Path(settings["out"]), Ranks()).exists():
+            why = f"{file} was changed since, or a run failed"
+            raise InputError(f"{settings['out']} holds some of its SAEs and no checkpoint: {why}; remove it and run again")
         progress.note(f"{file.name}: {len(folders)} SAEs")
         train(None, settings, progress)
     now = hash_folder(reference.ROOT / "model")
-    for folder in folders:
-        if read_json(folder / "config.json")["training"]["model_sha256"] != now:
+    for run, folder in zip(runs, folders, strict=True):
+        training = read_json(folder / "config.json")["training"]
+        if training["model_sha256"] != now:
             raise InputError(f"{folder} was trained on another model than {reference.ROOT / 'model'}; remove it and run again")
+        if other := differing(run, training):
+            raise InputError(f"{folder} was trained with other settings than {file} has now: {other}; remove it and run again")
     return folders
 
 
-def _told(config: dict[str, Any], file: Path) -> dict[str, Any]:
+def differing(run: Run, training: dict[str, Any]) -> str:
+    """Return how the settings that an SAE was trained with differ from those of ``run``; empty if they do not.
+
+    Args:
+        run: What would be trained now.
+        training: What the SAE's ``config.json`` says under ``training``.
+    """
+    pairs = ((training["run"], run.config), (training["settings"], run.settings))
+    return ", ".join(
+        f"{key} {was[key]}, not {value}"
+        for was, now in pairs
+        for key, value in json.loads(now.model_dump_json(exclude=_NO_MATTER)).items()
+        if key in was and was[key] != value
+    )
+
+
+def _told(config: dict[str, Any], file: Path, values: dict[str, Any]) -> dict[str, Any]:
     """Return what a shipped SAE says of its training: no folders of the machine that trained it."""
     training = dict(config["training"])
     training["run"] = {k: v for k, v in training["run"].items() if k not in ("cache", "data_dir")}
-    command = f"saebench train --config saebench/reference/configs/{file.name}"
+    given = (f" --set {shlex.quote(f'{k}={v}')}" for k, v in values.items() if k != "work" and k not in _NO_MATTER)
+    command = f"saebench train --config saebench/reference/configs/{file.name}{''.join(given)}"
     return {"made_by": f"{command}; stored in float16 by python -m saebench.trainers.reference_saes"} | training
 
 

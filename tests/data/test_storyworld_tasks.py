@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
+from dataclasses import astuple
 
 import pytest
 
-from saebench.data.storyworld import VARIABLES, cbt, lambada, probe_task
+from saebench.data.storyworld import VARIABLES, cbt, lambada, probe_task, write
 from saebench.data.storyworld.tasks import KINDS
 from saebench.errors import InputError
+
+
+GOLDEN = {
+    "lambada": "a96dad78738bdbdc47d023f7b26b27743570692ff8aa9c28e77d19eb23e1dbca",
+    "cbt": "2011ec72fc73d7e6c6abefcf555d97cd8be0058c5a2025202dcd6ff52b78387d",
+    "labels": "ea9982b0198ca2c1d5706d5402330c9213c562c4664cceefea5148114973655f",
+}
+
+
+def test_items_and_labels_never_change():
+    """Scores of the tasks on them would move; if they must, their versions go up."""
+    documents = [write(0, part, index) for part in ("train", "eval") for index in range(15)]
+    found = {
+        "lambada": [astuple(item) for item in lambada(0, 50)],
+        "cbt": [astuple(item) for item in cbt(0, 20)],
+        "labels": [[name, *document.kinds(name)] for document in documents for name in VARIABLES],
+    }
+    assert {name: hashlib.sha256(json.dumps(items).encode()).hexdigest() for name, items in found.items()} == GOLDEN
 
 
 def _words(text: str) -> list[str]:

@@ -16,9 +16,11 @@ from saebench.cli import main
 from saebench.errors import InputError
 from saebench.lm.model import load_model
 from saebench.resume import same_name
-from saebench.sae import load_sae, save_native
+from saebench.sae import Site, load_sae, save_native
+from saebench.sae.files import read_json
 from saebench.store import find_records, read_record
-from saebench.trainers.reference_saes import make, write_manifest
+from saebench.trainers.reference_saes import differing, make, write_manifest
+from saebench.trainers.settings import as_values, runs_of
 from tests.reference.conftest import NAMES, SHIPPED, SMALL
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -48,8 +50,6 @@ def test_the_manifest_lists_exactly_what_ships_and_it_is_small():
 
 
 def test_the_configurations_make_what_ships_and_are_small_enough():
-    from saebench.trainers.settings import as_values, runs_of
-
     runs = [run for file in sorted((SHIPPED / "configs").glob("*.yaml")) for run in runs_of(None, as_values((), file))]
     assert len(runs) == len(NAMES)
     assert {run.config.model for run in runs} == {"reference"} and {run.config.corpus for run in runs} == {"storyworld:train"}
@@ -58,6 +58,17 @@ def test_the_configurations_make_what_ships_and_are_small_enough():
     by_length = sorted((run.config.context_length, run.config.tokens) for run in runs)
     assert by_length[0][0] == 64 and {length for length, _ in by_length[1:]} == {512}
     assert min(tokens for _, tokens in by_length) * 20 < max(tokens for _, tokens in by_length)
+
+
+def test_what_ships_was_trained_by_the_committed_configurations():
+    if not reference.sae_names():
+        pytest.skip("no SAE is bundled yet; see docs/reference.md")
+    folders = {name: read_json(SHIPPED / "saes" / name / "config.json")["training"] for name in reference.sae_names()}
+    for file in (SHIPPED / "configs").glob("*.yaml"):
+        for run in runs_of(None, as_values((), file)):
+            name = f"{run.config.recipe}-layer{Site.parse(run.config.site).layer}{file.stem.removeprefix('saes')}"
+            assert differing(run, folders.pop(name)) == "", name
+    assert not folders
 
 
 def test_data_files_are_installed_with_the_package():
@@ -198,7 +209,8 @@ def test_making_again_trains_nothing_and_gives_the_same_bytes(own: Path, tiny: P
     assert {p: p.stat().st_mtime_ns for p in work.rglob("sae.safetensors")} == trained
     assert not (own / "saes/left-over").exists()
     made_by = {entry.file: entry.made_by for entry in reference.manifest()}
-    assert "configs/saes-context64.yaml" in made_by["saes/topk-layer3-context64/sae.safetensors"]
+    command = made_by["saes/topk-layer3-context64/sae.safetensors"]
+    assert "configs/saes-context64.yaml --set tokens=4000 --set batch_size=250" in command and "device" not in command
     assert "saebench.trainers.reference_lm" in made_by["model/model.safetensors"]
 
 
@@ -207,6 +219,19 @@ def test_runs_of_another_model_are_refused(own: Path, tiny: Path):
     config.write_text(config.read_text().replace('"initializer_range": 0.02', '"initializer_range": 0.03'))
     with pytest.raises(InputError, match=r"was trained on another model than .*; remove it and run again"):
         make(SMALL | {"work": tiny.parent / "work"})
+
+
+def test_runs_of_other_settings_are_refused(own: Path, tiny: Path):
+    """What a configuration says now is not what an SAE was trained with before."""
+    values = SMALL | {"work": tiny.parent / "work"}
+    with pytest.raises(InputError, match=r"was trained with other settings than .*\.yaml has now: d_sae 48, not 47; remove it"):
+        make(values | {"d_sae": 47})
+    file = own / "configs/saes.yaml"
+    assert "l1: 0.01" in file.read_text()  # what differs between the SAEs of a file stands in the names of their folders
+    file.write_text(file.read_text().replace("l1: 0.01", "l1: 0.02"))
+    with pytest.raises(InputError, match=r"work/saes holds some of its SAEs and no checkpoint: .*saes\.yaml was changed since"):
+        make(values)
+    assert reference.sae_names() == NAMES
 
 
 def test_without_a_model_there_is_nothing_to_train_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
