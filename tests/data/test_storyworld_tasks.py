@@ -13,7 +13,6 @@ from saebench.data.storyworld import VARIABLES, cbt, lambada, probe_task, write
 from saebench.data.storyworld.tasks import KINDS
 from saebench.errors import InputError
 
-
 GOLDEN = {
     "lambada": "a96dad78738bdbdc47d023f7b26b27743570692ff8aa9c28e77d19eb23e1dbca",
     "cbt": "2011ec72fc73d7e6c6abefcf555d97cd8be0058c5a2025202dcd6ff52b78387d",
