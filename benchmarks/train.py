@@ -146,20 +146,27 @@ def relu_sides(args: argparse.Namespace, field: Field) -> dict[str, tuple[Traine
     size = float(np.sqrt(np.square(acts).sum(1).mean()))
 
     def mine(l1: float, lr: float, seed: int) -> Path:
-        settings = {"l1": l1 / 64 / size, "lr": lr, "lr_decay_share": 0.3, "norm": "unit"}
+        settings = {
+            "l1": l1 / 64 / size, "lr": lr, "lr_decay_share": 0.3, "norm": "unit", "batch_size": RELU_BATCH,
+            "encoder_lr_scale": 3.0, "l1_warmup_share": L1_RISE, "grad_clip": 0.005, "spike": 0,
+        }  # fmt: skip
         return field.ours(f"relu-{l1}-{lr}-{seed}", "relu-l1", n, seed, **settings)
 
     def sae_lens(l1: float, lr: float, seed: int) -> Path:
         out = field.folder / f"standard-{l1}-{lr}-{seed}"
         words = ["--acts", field.acts, "--tokens", n, "--l1", l1, "--lr", lr, "--seed", seed, "--out", out]
+        words += ["--batch", RELU_BATCH, "--l1-rise", L1_RISE, "--threads", args.threads]
         call(args.peers, "peers/train_sae_lens.py", "quality", "--recipe", "standard", *words)
         return out
 
-    return {"saebench relu-l1": (mine, (5e-3, 1e-2, 2e-2)), "sae_lens standard": (sae_lens, (1e-3, 3e-3, 1e-2))}
+    return {"saebench relu-l1": (mine, (5e-3, 1e-2, 2e-2)), "sae_lens standard": (sae_lens, (5e-3, 1e-2, 2e-2))}
 
 
-PENALTIES = (0.5, 1.5, 3.0)
-MIDDLE = 12.0
+RELU_BATCH = 1024
+L1_RISE = 0.2
+"""Share of a run over which the penalty rises from 0; both were chosen for both sides: they help either."""
+PENALTIES = (0.5, 1.0, 2.0, 3.0)
+MIDDLE = 6.0
 """L0 at which fronts are compared to choose a learning rate."""
 
 
@@ -177,15 +184,17 @@ def margins(mine: list[dict[str, float]], other: list[dict[str, float]]) -> list
     return [{"l0": round(l0, 2), "explained_variance_above": round(height(mine, l0) - height(other, l0), 5)} for l0 in at]
 
 
+def kept() -> dict[str, Any]:
+    """Return the figures of earlier runs."""
+    return json.loads((HERE / "figures/train_quality.json").read_text())
+
+
 def quality(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Compare at an equal number of tokens; learning rates are chosen with seed 0 on contexts that are not scored."""
     field = Field(args.shared, folder)
     found: dict[str, Any] = {"tokens": args.tokens, "contexts": field.contexts, "topk": {}, "front": {}}
-    if args.side:  # only some sides again: the others stay as they are
-        old = json.loads((HERE / "figures/train_quality.json").read_text())
-        if any(old[key] != found[key] for key in ("tokens", "contexts")):
-            sys.exit("the figures there are of another budget; leave --side out")
-        found |= {key: old[key] for key in ("topk", "front")}
+    if args.side and any(kept()[key] != found[key] for key in ("tokens", "contexts")):
+        sys.exit("the figures there are of another budget; leave --side out")
     for name, (run, lrs) in topk_sides(args, field).items():
         if args.side and name not in args.side:
             continue
@@ -207,6 +216,8 @@ def quality(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         means = [{key: statistics.mean(r[key] for r in rows if r["l1"] == l1) for key in keys} for l1 in PENALTIES]
         found["front"][name] = {"lr": lr, "tried": tried, "rows": rows, "means": means}
         print(json.dumps({name: found["front"][name]}), flush=True)
+    if args.side:  # the other sides stay as they are
+        found |= {key: kept()[key] | found[key] for key in ("topk", "front")}
     fronts = [found["front"][name]["means"] for name in ("saebench relu-l1", "sae_lens standard")]
     return found | {"front_margins": margins(*fronts)}
 

@@ -136,6 +136,19 @@ class Recipe(nn.Module, ABC):
         """Return how far a coefficient has risen at a step: linearly from 0 to 1 over a share of the run."""
         return min(1.0, step / (share * self.steps)) if share else 1.0
 
+    def lr_scale(self, name: str) -> float:
+        """Return what the learning rate of a parameter is multiplied by."""
+        del name
+        return 1.0
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Return the parameters for the optimiser, a group for each ``scale`` of the learning rate."""
+        scales = {name: self.lr_scale(name) for name, _ in self.named_parameters()}
+        return [
+            {"scale": scale, "params": [p for name, p in self.named_parameters() if scales[name] == scale]}
+            for scale in dict.fromkeys(scales.values())
+        ]
+
     def after_backward(self) -> None:
         """Change gradients, before they are clipped."""
 

@@ -33,7 +33,7 @@ class ReferenceConfig:
     """Settings; each is a command-line option of the same name."""
 
     out: Path = field(metadata={"help": "Folder of the model and of the run."})
-    steps: int = _of(12_000, "Steps at most; --resume may raise it until the learning rate has begun to fall.")
+    steps: int = _of(12_000, "Steps at most; --resume may change it until the learning rate has begun to fall.")
     batch_size: int = _of(8, "Contexts a step.")
     context_length: int = _of(512, "Tokens of a context, BOS included.")
     d_model: int = _of(256, "Width.")
@@ -41,7 +41,7 @@ class ReferenceConfig:
     n_heads: int = _of(8, "Heads of a block.")
     vocab_size: int = _of(4096, "Tokens of the BPE.")
     tokenizer_documents: int = _of(10_000, "Documents that the BPE is trained on.")
-    lr: float = _of(2e-3, "Learning rate of Muon and AdamW at its highest.")
+    lr: float = _of(5e-3, "Learning rate of Muon and AdamW at its highest.")
     warmup: int = _of(100, "Steps over which the learning rate rises.")
     decay_steps: int = _of(2_000, "Last steps, over which it falls to 0.")
     weight_decay: float = _of(0.1, "Of matrices and embeddings; biases and norms have none.")

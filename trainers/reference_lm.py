@@ -45,6 +45,8 @@ _FLAT = 0.002
 _LOOK_EVERY = 20
 """Steps after which losses are looked at; on CUDA looking waits for the device."""
 _PARTS = ("train", "eval")
+_MAY_CHANGE = ("steps", "decay_steps", "stop_gap", "patience")
+"""Settings that a run may be resumed with other values of; the first two until the learning rate has begun to fall."""
 
 
 class ReferenceTrainer:
@@ -71,7 +73,7 @@ class ReferenceTrainer:
         self.rows: list[Row] = []
         self._pending: list[tuple[int, Tensor, Tensor]] = []
         self._losses: list[float] = []
-        known = {name: value for name, value in settings(config).items() if name != "steps"}
+        known = {name: value for name, value in settings(config).items() if name not in _MAY_CHANGE}
         self._identity = {"config": json.dumps(known), "corpus": _hash(tokenizer, self._held_out), "model": "gpt2"}
         saved = load_checkpoint(config.out, Ranks(), **self._identity)
         if saved is not None:
@@ -220,17 +222,20 @@ class ReferenceTrainer:
         self._look(SilentProgress())
         self._tick()
         state = self._identity | {
-            "step": self.step, "steps": self.config.steps, "seconds": self.seconds, "rows": self.rows, "losses": self._losses,
+            "step": self.step, "schedule": (self.config.steps, self.config.decay_steps), "seconds": self.seconds,
+            "rows": self.rows, "losses": self._losses,
             "weights": self.model.state_dict(), "optimizer": self._optimizer.state_dict(), "text": self._text.state(),
         }  # fmt: skip
         return save_checkpoint(self.config.out, Ranks(), state)
 
     def _restore(self, state: dict[str, Any]) -> None:
-        config, falls = self.config, state["steps"] - self.config.decay_steps
-        if config.steps != state["steps"] and (state["step"] > falls or state["step"] > config.steps - config.decay_steps):
+        config, (steps, decay_steps) = self.config, state["schedule"]
+        least = state["step"] + max(decay_steps, config.decay_steps)
+        if (config.steps, config.decay_steps) != (steps, decay_steps) and min(steps, config.steps) < least:
             raise InputError(
-                f"the run in {config.out} has done {state['step']} of {state['steps']} steps; their number can change only "
-                f"before the learning rate begins to fall; give --steps {state['steps']}"
+                f"the run in {config.out} has done {state['step']} of {steps} steps; --steps and --decay-steps can change only "
+                "before the learning rate begins to fall; "
+                f"give --steps {steps} --decay-steps {decay_steps}"
             )
         self.step, self.seconds = state["step"], state["seconds"]
         self.rows, self._losses = state["rows"], state["losses"]

@@ -63,10 +63,10 @@ class Trainee:
         )  # fmt: skip
         self.recipe = run.recipe(run.settings, start).to(device)
         s = run.settings
-        parameters = list(self.recipe.parameters())
-        if not parameters:
+        groups = self.recipe.groups()
+        if not groups:
             raise InputError(f"{run.config.recipe} has nothing to train with these settings")
-        self.optimizer = torch.optim.Adam(parameters, lr=s.lr, betas=(s.adam_beta1, s.adam_beta2), eps=s.adam_eps, fused=True)
+        self.optimizer = torch.optim.Adam(groups, lr=s.lr, betas=(s.adam_beta1, s.adam_beta2), eps=s.adam_eps, fused=True)
         self.since_fired = torch.zeros(self.recipe.d_own, dtype=torch.long, device=device)
         self._ema = {k: torch.zeros_like(v) for k, v in self.recipe.named_parameters()} if s.ema else {}
         self._losses = torch.compile(self.recipe.losses) if run.config.compile else self.recipe.losses
@@ -86,7 +86,7 @@ class Trainee:
         """Do one step on this process's part of a batch; waits for nothing on the device."""
         config = self.config
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.lr * self.schedule()
+            group["lr"] = self.settings.lr * group["scale"] * self.schedule()
         self.optimizer.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=acts.device)
         fired = torch.zeros_like(self.since_fired, dtype=torch.bool)

@@ -32,7 +32,7 @@ def make(args: argparse.Namespace, d_in: int) -> TopKTrainingSAE | StandardTrain
         return TopKTrainingSAE(
             TopKTrainingSAEConfig(d_in=d_in, d_sae=args.d_sae, k=args.k, use_sparse_activations=args.sparse, device="cpu")
         )
-    warm = args.tokens // args.batch // 20
+    warm = int(args.tokens // args.batch * args.l1_rise)
     config = StandardTrainingSAEConfig(d_in=d_in, d_sae=args.d_sae, l1_coefficient=args.l1, l1_warm_up_steps=warm, device="cpu")
     return StandardTrainingSAE(config)
 
@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--sparse", action="store_true")
     for name, kind, value in [
         ("tokens", int, 0), ("batch", int, 4096), ("d-sae", int, 512), ("d-in", int, 768), ("k", int, 8), ("l1", float, 1.0),
-        ("lr", float, 3e-4), ("seed", int, 0), ("steps", int, 3), ("threads", int, 2),
+        ("l1-rise", float, 0.05), ("lr", float, 3e-4), ("seed", int, 0), ("steps", int, 3), ("threads", int, 2),
     ]:  # fmt: skip
         parser.add_argument(f"--{name}", type=kind, default=value)
     args = parser.parse_args()

@@ -45,7 +45,8 @@ def started(name: str, steps: int, **settings: Any) -> tuple[Recipe, torch.Gener
 def trained(name: str, steps: int, **settings: Any) -> tuple[Recipe, Tensor]:
     recipe, g, norm = started(name, steps, **settings)
     s = recipe.settings
-    optimizer = torch.optim.Adam(recipe.parameters(), lr=s.lr, betas=(s.adam_beta1, s.adam_beta2))
+    groups = [{**group, "lr": s.lr * group["scale"]} for group in recipe.groups()]
+    optimizer = torch.optim.Adam(groups, lr=s.lr, betas=(s.adam_beta1, s.adam_beta2))
     since = torch.zeros(recipe.d_sae, dtype=torch.long)
     for step in range(steps):
         x = norm(planted(512, g, atoms()))
@@ -78,6 +79,7 @@ PLANTED: list[tuple[str, dict[str, Any]]] = [
     ("batchtopk", {"k": 2, "threshold_decay": 0.9, "dead_after_tokens": 20_000}),
     ("matryoshka", {"k": 2, "threshold_decay": 0.9, "dead_after_tokens": 20_000, "widths": (48, 64)}),
     ("relu-l1", {"l1": 0.01, "lr_warmup_steps": 0, "dead": "none"}),
+    ("relu-l1", {"l1": 0.01, "lr_warmup_steps": 0, "dead": "none", "encoder_lr_scale": 3.0, "l1_warmup_share": 0.2}),
     ("relu-l1", {"l1": 0.01, "lr_warmup_steps": 0, "dead": "ghost", "dead_after_tokens": 51_200}),
     ("relu-l1", {"l1": 0.01, "lr_warmup_steps": 0, "dead": "resample", "dead_after_tokens": 51_200, "resample_every": 300}),
     ("relu-april", {"l1": 2.0}),

@@ -239,7 +239,7 @@ def test_learning_rate(tmp_path):
     assert [learning_rate(config, s) for s in (14, 19, 23, 24)] == pytest.approx([0.01, 0.005, 0.001, 0.0])
 
 
-def test_a_run_can_be_made_longer_until_the_learning_rate_falls(tmp_path, tokenizer, monkeypatch):
+def test_a_run_can_end_elsewhere_until_the_learning_rate_falls(tmp_path, tokenizer, monkeypatch):
     def stopped(out, at, **changes):
         with monkeypatch.context() as patch:
             patch.setattr(ReferenceTrainer, "_why_stop", lambda self: "stop" if self.step == at else None)
@@ -249,7 +249,7 @@ def test_a_run_can_be_made_longer_until_the_learning_rate_falls(tmp_path, tokeni
     short, long = tmp_path / "short", tmp_path / "long"
     short.mkdir()
     long.mkdir()
-    stopped(short, 12)
+    stopped(short, 12, decay_steps=6, stop_gap=0.1, patience=9)
     stopped(long, 12, steps=40)
     ends = []
     for out in (short, long):
@@ -260,8 +260,11 @@ def test_a_run_can_be_made_longer_until_the_learning_rate_falls(tmp_path, tokeni
     late = tmp_path / "late"
     late.mkdir()
     stopped(late, 18)
-    with pytest.raises(InputError, match="has done 18 of 24 steps; their number can change only before"):
+    with pytest.raises(InputError, match=r"has done 18 of 24 steps; .* give --steps 24 --decay-steps 10"):
         ReferenceTrainer(tiny(late, steps=40), tokenizer)
+    with pytest.raises(InputError, match="has done 18 of 24 steps"):
+        ReferenceTrainer(tiny(late, decay_steps=6), tokenizer)
+    assert ReferenceTrainer(tiny(late, stop_gap=0.1), tokenizer).step == 18
 
 
 @pytest.mark.parametrize(

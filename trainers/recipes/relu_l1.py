@@ -33,6 +33,9 @@ class ReluL1Settings(RecipeSettings):
     """Coefficient of Σ|f| beside the error's mean over dimensions; grows with the variance of the acts."""
     l1_warmup_share: Share = 0.0
     """Share of the run over which l1 rises from 0 (ours; 0.2 helps short runs at a high learning rate)."""
+    encoder_lr_scale: Positive = 1.0
+    """What the learning rate of the encoder is multiplied by (ours; decoder rows of norm 1 turn far in a step at a rate at which
+    the encoder still moves slowly, and 3 helps short runs)."""
     dead: Literal["ghost", "resample", "none"] = "ghost"
     """What is done for dead latents."""
     dead_refresh_steps: Count = 10
@@ -111,6 +114,10 @@ class ReluL1(Recipe):
         scale = error.norm(dim=1, keepdim=True) / (2 * out.detach().norm(dim=1, keepdim=True)).clamp_min(1e-12)
         gap = (out * scale - error).square().mean()
         return gap * (self.ranks.mean(mse) / self.ranks.mean(gap.detach()).clamp_min(1e-12))
+
+    def lr_scale(self, name: str) -> float:
+        """Return ``encoder_lr_scale`` for the encoder."""
+        return self.settings.encoder_lr_scale if name in ("w_enc", "b_enc") else 1.0
 
     def after_backward(self) -> None:
         """Drop the gradient's part along the decoder rows."""
