@@ -33,6 +33,7 @@ demo: $(STAMP) ## install, score the SAEs that ship with saebench, show the lead
 	@$(BIN)/saebench report build/demo --leaderboard --format md --output build/demo/report.md
 	@echo 'Open the report with:  less build/demo/report.md'
 
+demo-offline: TORCH_INDEX := https://download.pytorch.org/whl/cpu
 demo-offline: $(STAMP) ## the run of `make demo` with the network forbidden, saying how
 	rm -rf build/demo
 	$(BIN)/python -m tests.offline $(DEMO)

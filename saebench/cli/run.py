@@ -22,7 +22,9 @@ _MODEL = "Language model, `reference` for the bundled one; the one that the SAE'
 @click.option("--sae", "saes", multiple=True, metavar="PATH", help=_SAE)
 @click.option("--model", metavar="ID|DIR", help=_MODEL)
 @click.option("--site", metavar="HOOK", help="Where the SAE reads, e.g. blocks.8.hook_resid_pre; likewise.")
-@click.option("--suite", metavar="NAME", help="Named set of tasks, see `saebench list suites`  [default: full]")
+@click.option(
+    "--suite", metavar="NAME", help="Named set of tasks, see `saebench list suites`  [default: full; of bundled SAEs storyworld]"
+)
 @click.option("--task", "tasks", multiple=True, metavar="NAME|YAML", help="A task, or a file that defines one; may be repeated.")
 @click.option("--seed", "seeds", multiple=True, type=int, help="Chooses the tokens; may be repeated  [default: 0]")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("results"), show_default=True, help="Where records go.")

@@ -18,7 +18,7 @@ from saebench.store import sha256_file
 MODEL = "reference"
 """The model's name, as ``--model`` takes it."""
 SUITE = "storyworld"
-"""The suite that fits the model: the one ``saebench run`` takes where no SAE, suite or task is given."""
+"""The suite that fits the model: the one ``saebench run`` takes for bundled SAEs where no suite or task is given."""
 MAX_BYTES = 40_000_000
 """What the files may weigh together."""
 ROOT = Path(__file__).resolve().parent
@@ -127,7 +127,7 @@ def sae_folder(path: str | Path) -> Path | None:
 
 
 def with_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a run; where they name no SAE, with the bundled ones, and their suite if nothing else is asked.
+    """Return the options of a run: with the bundled SAEs where none is named, and their suite if all are and no task is asked.
 
     Args:
         options: Fields of :class:`saebench.config.RunConfig`.
@@ -135,14 +135,15 @@ def with_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: No SAE is named though the model, site or format of one is, or none is bundled.
     """
+    suite = options.get("suite") or (None if options.get("tasks") else SUITE)
     if options.get("saes"):
-        return dict(options)
+        bundled = all(str(path).startswith(_PREFIX) for path in options["saes"]) and options.get("model") in (None, MODEL)
+        return {**options, "suite": suite} if bundled else dict(options)
     for key in ("site", "format", "residual", "trained_context"):
         if options.get(key) is not None:
             raise InputError(f"no SAE given, but --{key.replace('_', '-')}; use --sae PATH (repeat it for several)")
     if options.get("model") not in (None, MODEL):
         raise InputError(f"no SAE given for --model {options['model']}; use --sae PATH (repeat it for several)")
-    suite = options.get("suite") or (None if options.get("tasks") else SUITE)
     return {**options, "saes": tuple(saes()), "suite": suite}
 
 

@@ -229,3 +229,18 @@ def test_the_demo_installs_for_a_cpu_runs_and_ends_with_the_report():
 def test_a_model_of_the_user_is_not_the_bundled_one(bundle: Path):
     with pytest.raises(InputError, match="no SAE given for --model"):
         reference.with_defaults({"model": "./reference"})
+
+
+def test_bundled_saes_that_are_named_get_the_suite_of_their_text():
+    suite = [
+        reference.with_defaults({"saes": saes, **more}).get("suite")
+        for saes, more in [
+            (("reference:a", "reference:b"), {}),
+            (("reference:a",), {"model": "reference"}),
+            (("reference:a",), {"suite": "quick"}),
+            (("reference:a",), {"tasks": ("core",)}),
+            (("reference:a",), {"model": "gpt2"}),
+            (("reference:a", "mine"), {}),
+        ]
+    ]
+    assert suite == ["storyworld", "storyworld", "quick", None, None, None]

@@ -136,12 +136,12 @@ def test_what_one_picture_cannot_show_is_refused():
 
 def test_the_readme_takes_the_leaderboard_between_its_marks():
     readme = f"before\n{generate.BEGIN}old\n{generate.END}after\n"
-    new = generate.with_leaderboard(readme, "| a |\n")
+    new = generate.filled(readme, "| a |\n")
     assert new == f"before\n{generate.BEGIN}\n| a |\n\n{generate.END}after\n"
-    assert generate.with_leaderboard(new, "| a |\n") == new
+    assert generate.filled(new, "| a |\n") == new
     for broken in ("nothing", readme + generate.BEGIN, f"{generate.END}{generate.BEGIN}"):
-        with pytest.raises(SaebenchError, match=r"README\.md should hold"):
-            generate.with_leaderboard(broken, "")
+        with pytest.raises(SaebenchError, match=r"the page should hold"):
+            generate.filled(broken, "")
 
 
 def test_the_readme_shows_the_picture_once_it_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -154,8 +154,9 @@ def test_the_readme_shows_the_picture_once_it_is_drawn(tmp_path: Path, monkeypat
     assert "](docs/pictures/delta_ce_by_position.png)" in generate.CAPTION
 
 
-def test_the_readme_has_its_marks():
-    assert generate.with_leaderboard((ROOT / "README.md").read_text(encoding="utf-8"), "")
+@pytest.mark.parametrize("page", ["README.md", "docs/truth.md"])
+def test_the_pages_have_their_marks(page: str):
+    assert generate.filled((ROOT / page).read_text(encoding="utf-8"), "")
 
 
 def test_committed_records_are_free_of_folders():
@@ -184,8 +185,14 @@ def test_the_committed_leaderboard_is_that_of_the_committed_records(tmp_path: Pa
 def test_the_readme_shows_the_committed_leaderboard():
     committed()
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert generate.with_leaderboard(readme, generate.shown()) == readme
+    assert generate.filled(readme, generate.shown()) == readme
     assert generate.PICTURE.relative_to(ROOT).as_posix() in readme
+
+
+def test_the_page_on_truth_shows_the_committed_records():
+    committed()
+    page = (ROOT / "docs/truth.md").read_text(encoding="utf-8")
+    assert generate.filled(page, generate.truth(RESULTS)) == page
 
 
 def test_the_committed_picture_was_drawn_from_the_committed_records():
