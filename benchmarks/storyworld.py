@@ -1,4 +1,4 @@
-"""How fast storyworld is written on one core: pieces (words, punctuation) with their labels, and tokens of the bundled model's BPE.
+"""How fast storyworld is written on one core: labelled pieces (words, punctuation), and tokens of the bundled model's BPE.
 
 python benchmarks/storyworld.py --json benchmarks/figures/storyworld.json
 """

@@ -148,7 +148,8 @@ def relu_sides(args: argparse.Namespace, field: Field) -> dict[str, tuple[Traine
     def mine(l1: float, lr: float, seed: int) -> Path:
         settings = {
             "l1": l1 / 64 / size, "lr": lr, "lr_decay_share": 0.3, "norm": "unit", "batch_size": RELU_BATCH,
-            "encoder_lr_scale": 3.0, "l1_warmup_share": L1_RISE, "grad_clip": 0.005, "spike": 0,
+            "encoder_lr_scale": 3.0, "bias_lr_scale": 10.0, "l1_warmup_share": L1_RISE, "grad_clip": 0.005, "dead": "none",
+            "spike": 0,
         }  # fmt: skip
         return field.ours(f"relu-{l1}-{lr}-{seed}", "relu-l1", n, seed, **settings)
 

@@ -1,4 +1,4 @@
-"""``python docs/generate.py [readme] [truth] [pictures]``: write what README and ``docs/`` show of the committed records again."""
+"""``python docs/generate.py [readme] [truth] [pictures]``: write again what README and ``docs/`` show of the records."""
 
 from __future__ import annotations
 

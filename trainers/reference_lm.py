@@ -230,8 +230,8 @@ class ReferenceTrainer:
 
     def _restore(self, state: dict[str, Any]) -> None:
         config, (steps, decay_steps) = self.config, state["schedule"]
-        least = state["step"] + max(decay_steps, config.decay_steps)
-        if (config.steps, config.decay_steps) != (steps, decay_steps) and min(steps, config.steps) < least:
+        falls = min(steps - decay_steps, config.steps - config.decay_steps)
+        if (config.steps, config.decay_steps) != (steps, decay_steps) and state["step"] > falls:
             raise InputError(
                 f"the run in {config.out} has done {state['step']} of {steps} steps; --steps and --decay-steps can change only "
                 "before the learning rate begins to fall; "

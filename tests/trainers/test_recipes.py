@@ -79,7 +79,17 @@ PLANTED: list[tuple[str, dict[str, Any]]] = [
     ("batchtopk", {"k": 2, "threshold_decay": 0.9, "dead_after_tokens": 20_000}),
     ("matryoshka", {"k": 2, "threshold_decay": 0.9, "dead_after_tokens": 20_000, "widths": (48, 64)}),
     ("relu-l1", {"l1": 0.01, "lr_warmup_steps": 0, "dead": "none"}),
-    ("relu-l1", {"l1": 0.01, "lr_warmup_steps": 0, "dead": "none", "encoder_lr_scale": 3.0, "l1_warmup_share": 0.2}),
+    (
+        "relu-l1",
+        {
+            "l1": 0.01,
+            "lr_warmup_steps": 0,
+            "dead": "none",
+            "encoder_lr_scale": 3.0,
+            "bias_lr_scale": 10.0,
+            "l1_warmup_share": 0.2,
+        },
+    ),
     ("relu-l1", {"l1": 0.01, "lr_warmup_steps": 0, "dead": "ghost", "dead_after_tokens": 51_200}),
     ("relu-l1", {"l1": 0.01, "lr_warmup_steps": 0, "dead": "resample", "dead_after_tokens": 51_200, "resample_every": 300}),
     ("relu-april", {"l1": 2.0}),

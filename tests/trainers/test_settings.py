@@ -53,6 +53,7 @@ _RUN = {"model": "m", "site": SITE, "corpus": "c", "out": "o"}
         ("matryoshka", "widths=[0, 32]"),
         ("relu-l1", "l1=-1"),
         ("relu-l1", "encoder_lr_scale=0"),
+        ("relu-l1", "bias_lr_scale=-1"),
         ("relu-l1", "resample_every=0"),
         ("relu-april", "l1_warmup_share=1.1"),
         ("gated", "lr=0"),
@@ -209,18 +210,17 @@ def test_processes_that_cannot_be_joined_are_bad_input(world: Path, tmp_path: Pa
         train("topk", values(world, tmp_path, k=3))
 
 
-def test_the_encoder_of_relu_l1_may_have_a_learning_rate_of_its_own() -> None:
+def test_the_encoder_of_relu_l1_may_have_learning_rates_of_its_own() -> None:
     x = torch.randn(256, 16, generator=torch.Generator().manual_seed(0))
     given = _RUN | {"d_sae": 32, "lr": 0.01, "lr_warmup_steps": 0, "lr_decay_share": 0, "batch_size": 256, "tokens": 2560}
     moved = {}
     for scale in (1.0, 3.0):
-        [run] = runs_of("relu-l1", given | {"encoder_lr_scale": scale})
+        [run] = runs_of("relu-l1", given | {"encoder_lr_scale": scale, "bias_lr_scale": 2 * scale})
         trainee = Trainee(run, x, torch.device("cpu"), Ranks())
         before = {name: p.detach().clone() for name, p in trainee.recipe.named_parameters()}
         trainee.learn(x)
         moved[scale] = {name: (p.detach() - before[name]).abs().median() for name, p in trainee.recipe.named_parameters()}
-    for name in ("w_enc", "b_enc"):  # Adam's first step is the learning rate for any gradient
-        assert moved[3.0][name] == pytest.approx(0.03, rel=1e-3)
-        assert moved[1.0][name] == pytest.approx(0.01, rel=1e-3)
+        assert moved[scale]["w_enc"] == pytest.approx(0.01 * scale, rel=1e-3)  # Adam's first step is the rate for any gradient
+        assert moved[scale]["b_enc"] == pytest.approx(0.02 * scale, rel=1e-3)
     assert moved[3.0]["b_dec"] == pytest.approx(moved[1.0]["b_dec"])
     assert moved[3.0]["w_dec"] == pytest.approx(moved[1.0]["w_dec"])

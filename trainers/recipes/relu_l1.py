@@ -34,8 +34,10 @@ class ReluL1Settings(RecipeSettings):
     l1_warmup_share: Share = 0.0
     """Share of the run over which l1 rises from 0 (ours; 0.2 helps short runs at a high learning rate)."""
     encoder_lr_scale: Positive = 1.0
-    """What the learning rate of the encoder is multiplied by (ours; decoder rows of norm 1 turn far in a step at a rate at which
-    the encoder still moves slowly, and 3 helps short runs)."""
+    """What the learning rate of the encoder's weights is multiplied by."""
+    bias_lr_scale: Positive = 1.0
+    """What the learning rate of the encoder's biases is multiplied by (both ours: at a rate at which decoder rows of norm 1 turn
+    far in a step the encoder still moves slowly, and a bias has a single number to move; 3 and 10 help short runs)."""
     dead: Literal["ghost", "resample", "none"] = "ghost"
     """What is done for dead latents."""
     dead_refresh_steps: Count = 10
@@ -116,8 +118,8 @@ class ReluL1(Recipe):
         return gap * (self.ranks.mean(mse) / self.ranks.mean(gap.detach()).clamp_min(1e-12))
 
     def lr_scale(self, name: str) -> float:
-        """Return ``encoder_lr_scale`` for the encoder."""
-        return self.settings.encoder_lr_scale if name in ("w_enc", "b_enc") else 1.0
+        """Return the scales of the encoder's weights and biases; 1 for the decoder's."""
+        return {"w_enc": self.settings.encoder_lr_scale, "b_enc": self.settings.bias_lr_scale}.get(name, 1.0)
 
     def after_backward(self) -> None:
         """Drop the gradient's part along the decoder rows."""
