@@ -57,7 +57,7 @@ def test_the_configurations_make_what_ships_and_are_small_enough():
     assert 2 * weights + 13_000_000 < reference.MAX_BYTES  # float16, beside a model of 6M weights
     by_length = sorted((run.config.context_length, run.config.tokens) for run in runs)
     assert by_length[0][0] == 64 and {length for length, _ in by_length[1:]} == {512}
-    assert min(tokens for _, tokens in by_length) * 20 < max(tokens for _, tokens in by_length)
+    assert min(tokens for _, tokens in by_length) * 10 < max(tokens for _, tokens in by_length)
 
 
 def test_what_ships_was_trained_by_the_committed_configurations():
@@ -167,7 +167,7 @@ def test_every_stored_tensor_is_float16_and_the_files_name_no_folder(bundle: Pat
         assert str(bundle.parent) not in path.read_text() and "/root" not in path.read_text()
 
 
-def test_float16_moves_scores_less_than_a_thousandth(bundle: Path, task: str, tmp_path: Path):
+def test_float16_moves_scores_far_less_than_chance_does(bundle: Path, task: str, tmp_path: Path):
     work = bundle.parent / "work"
     stored, exact = tmp_path / "stored", tmp_path / "exact"
     assert (
@@ -183,8 +183,9 @@ def test_float16_moves_scores_less_than_a_thousandth(bundle: Path, task: str, tm
         a, b = by_kind[stored][kind], by_kind[exact][kind]
         assert a.sae.sha256 != b.sae.sha256 and a.data == b.data
         for name in ("explained_variance", "delta_ce", "ce_spliced", "kl", "ce_recovered_zero"):
-            x, y = a.score(name).value, b.score(name).value
-            assert x is not None and y is not None and abs(x - y) < 1e-3
+            x, y, chance = a.score(name).value, b.score(name).value, b.score(name).stderr
+            assert x is not None and y is not None and chance is not None
+            assert abs(x - y) < max(1e-3, chance / 5), (kind, name, x, y, chance)
             moved += x != y
     assert moved, "they are the same numbers: nothing was rounded"
 
@@ -227,8 +228,8 @@ def test_runs_of_other_settings_are_refused(own: Path, tiny: Path):
     with pytest.raises(InputError, match=r"was trained with other settings than .*\.yaml has now: d_sae 48, not 47; remove it"):
         make(values | {"d_sae": 47})
     file = own / "configs/saes.yaml"
-    assert "l1: 0.01" in file.read_text()  # what differs between the SAEs of a file stands in the names of their folders
-    file.write_text(file.read_text().replace("l1: 0.01", "l1: 0.02"))
+    assert "l1: 1.0e-4" in file.read_text()  # what differs between the SAEs of a file stands in the names of their folders
+    file.write_text(file.read_text().replace("l1: 1.0e-4", "l1: 2.0e-4"))
     with pytest.raises(InputError, match=r"work/saes holds some of its SAEs and no checkpoint: .*saes\.yaml was changed since"):
         make(values)
     assert reference.sae_names() == NAMES
