@@ -167,6 +167,8 @@ RELU_BATCH = 1024
 L1_RISE = 0.2
 """Share of a run over which the penalty rises from 0; both were chosen for both sides: they help either."""
 PENALTIES = (0.5, 1.0, 2.0, 3.0)
+BETWEEN = (0.25, 0.7)
+"""Penalties that are added once the learning rate is chosen, where fronts would else be compared over long chords."""
 MIDDLE = 6.0
 """L0 at which fronts are compared to choose a learning rate."""
 
@@ -175,6 +177,14 @@ def height(front: list[dict[str, float]], l0: float) -> float:
     """Return a front's explained variance at ``l0``, linear in ln L0 between its points."""
     points = sorted((math.log(row["l0"]), 1 - row["fvu"]) for row in front)
     return float(np.interp(math.log(l0), [x for x, _ in points], [y for _, y in points]))
+
+
+def means(rows: list[dict[str, float]]) -> list[dict[str, float]]:
+    """Return a front's points: means over seeds, in the order of their penalties."""
+    keys = ("l1", "fvu", "l0", "frac_alive")
+    return [
+        {key: statistics.mean(r[key] for r in rows if r["l1"] == l1) for key in keys} for l1 in sorted({r["l1"] for r in rows})
+    ]
 
 
 def margins(mine: list[dict[str, float]], other: list[dict[str, float]]) -> list[dict[str, float]]:
@@ -212,10 +222,8 @@ def quality(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         run = functools.cache(run)
         tried = {lr: height([field.score(run(l1, lr, 0), "choose") for l1 in PENALTIES], MIDDLE) for lr in lrs}
         lr = max(tried, key=lambda rate: tried[rate])
-        rows = [{"l1": l1, "seed": seed, **field.score(run(l1, lr, seed))} for l1 in PENALTIES for seed in SEEDS]
-        keys = ("fvu", "l0", "frac_alive")
-        means = [{key: statistics.mean(r[key] for r in rows if r["l1"] == l1) for key in keys} for l1 in PENALTIES]
-        found["front"][name] = {"lr": lr, "tried": tried, "rows": rows, "means": means}
+        rows = [{"l1": l1, "seed": seed, **field.score(run(l1, lr, seed))} for l1 in (*PENALTIES, *BETWEEN) for seed in SEEDS]
+        found["front"][name] = {"lr": lr, "tried": tried, "rows": rows, "means": means(rows)}
         print(json.dumps({name: found["front"][name]}), flush=True)
     if args.side:  # the other sides stay as they are
         found |= {key: kept()[key] | found[key] for key in ("topk", "front")}

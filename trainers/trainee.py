@@ -223,6 +223,8 @@ class Trainee:
         self.step = state["step"]
         self.recipe.load_state_dict(state["recipe"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for group, own in zip(self.optimizer.param_groups, self.recipe.groups(), strict=True):
+            group["scale"] = own["scale"]  # checkpoints of earlier versions have none
         self.since_fired = state["since_fired"].to(device)
         self._ema = {name: value.to(device) for name, value in state["ema"].items()}
         self.noise.set_state(state["noise"])

@@ -222,5 +222,10 @@ def test_the_encoder_of_relu_l1_may_have_learning_rates_of_its_own() -> None:
         moved[scale] = {name: (p.detach() - before[name]).abs().median() for name, p in trainee.recipe.named_parameters()}
         assert moved[scale]["w_enc"] == pytest.approx(0.01 * scale, rel=1e-3)  # Adam's first step is the rate for any gradient
         assert moved[scale]["b_enc"] == pytest.approx(0.02 * scale, rel=1e-3)
+    state = trainee.state()
+    for group in state["optimizer"]["param_groups"]:
+        del group["scale"]  # as in checkpoints of earlier versions
+    trainee.restore(state)
+    assert [group["scale"] for group in trainee.optimizer.param_groups] == [1.0, 3.0, 6.0]
     assert moved[3.0]["b_dec"] == pytest.approx(moved[1.0]["b_dec"])
     assert moved[3.0]["w_dec"] == pytest.approx(moved[1.0]["w_dec"])
