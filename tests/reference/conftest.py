@@ -20,7 +20,7 @@ NAMES = [
     "topk-layer3-undertrained", "topk-layer5",
 ]  # fmt: skip
 SMALL: dict[str, Any] = {
-    "tokens": 4000, "batch_size": 250, "buffer_tokens": 2000, "eval_contexts": 4, "d_sae": 48, "tensorboard": False,
+    "tokens": 4000, "batch_size": 50, "buffer_tokens": 2000, "eval_contexts": 4, "d_sae": 48, "tensorboard": False,
     "device": "cpu",
 }  # fmt: skip
 
