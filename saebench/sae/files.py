@@ -1,4 +1,4 @@
-"""Reading files that somebody else wrote: headers first, sizes checked, nothing unpickled that is not a plain tensor.
+"""Reading settings that somebody else wrote, and single values out of them.
 
 Every function raises ``InputError`` with one line that names the file.
 """
@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import struct
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +14,10 @@ import torch
 from torch import Tensor
 
 from saebench.errors import InputError, first_line
-from saebench.sae.pickles import foreign_class
+from saebench.sae.mapped import Header
 
-_MAX_HEADER = 100 << 20
 _MAX_JSON = 16 << 20
+_MAX_YAML = 1 << 20
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -38,53 +36,24 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
-def safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Return tensor names and shapes from the header of a safetensors file, after checking it against the file's size."""
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the YAML mapping in ``path``; tags that would make objects, and aliases, are refused."""
+    import yaml
+
     try:
-        size = path.stat().st_size
-        with open(path, "rb") as handle:
-            length = struct.unpack("<Q", handle.read(8))[0]
-            if length > min(_MAX_HEADER, size - 8):
-                raise ValueError(f"the header claims {length} bytes, the file has {size}")
-            header = json.loads(handle.read(length))
-        end = max((int(v["data_offsets"][1]) for k, v in header.items() if k != "__metadata__"), default=0)
-        if 8 + length + end != size:
-            raise ValueError(f"the tensors need {8 + length + end} bytes, the file has {size}")
-        return {k: tuple(int(n) for n in v["shape"]) for k, v in header.items() if k != "__metadata__"}
-    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, struct.error, RecursionError) as error:
-        raise InputError(f"{path} is not a whole safetensors file ({first_line(error)}); fetch it again") from None
-
-
-def load_safetensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    safetensors_shapes(path)
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path} is not a whole safetensors file ({first_line(error)}); fetch it again") from None
-
-
-def load_torch(path: Path) -> dict[str, Any]:
-    """Return the tensors of a file that ``torch.save`` wrote from a state dict; foreign classes are refused unexecuted."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # damaged archives raise many kinds, and what torch advises then is to unpickle anything
-        foreign = foreign_class(path)
-        if foreign is not None:
-            raise InputError(
-                f"{path} is a pickle that wants to run {foreign}; refused, nothing was executed. Convert it to safetensors"
-            ) from None
+        if path.stat().st_size > _MAX_YAML:
+            raise InputError(f"{path} is too large for a configuration file ({path.stat().st_size} bytes)")
+        text = path.read_text(encoding="utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise ValueError("it has aliases, which may unfold without end")
+        data = yaml.safe_load(text)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(
-            f"{path} is not a whole torch file of plain tensors; it is damaged or of another kind, fetch it again"
+            f"{path} is not readable YAML ({first_line(error)}); it is damaged or incomplete, fetch it again"
         ) from None
-    if not isinstance(loaded, dict):
-        raise InputError(f"{path} holds a {type(loaded).__name__}, expected a dictionary of tensors")
-    return loaded
+    if not isinstance(data, dict):
+        raise InputError(f"{path} holds no YAML mapping; it is damaged or of another format")
+    return data
 
 
 def take(tensors: dict[str, Any], key: str, path: Path, *, ndim: tuple[int, ...] | None = None) -> Tensor:
@@ -112,6 +81,19 @@ def take(tensors: dict[str, Any], key: str, path: Path, *, ndim: tuple[int, ...]
             f"{path}: {key!r} should be {kind}, found shape {list(value.shape)}; the file is damaged or of another kind"
         )
     return value
+
+
+def header(headers: dict[str, Header], key: str, path: Path, *, ndim: int) -> Header:
+    """Return what the file says of the tensor ``key``, or say that it is missing or of another number of dimensions."""
+    if key not in headers:
+        raise InputError(f"{path} lacks the tensor {key!r}; it has {', '.join(sorted(headers))[:200]}")
+    found = headers[key]
+    if found.ndim != ndim:
+        kind = {0: "one number", 1: "a vector", 2: "a matrix", 3: "a stack of matrices"}[ndim]
+        raise InputError(
+            f"{path}: {key!r} should be {kind}, found shape {list(found.shape)}; the file is damaged or of another kind"
+        )
+    return found
 
 
 def number(config: dict[str, Any], key: str, path: Path) -> int:

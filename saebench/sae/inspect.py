@@ -1,16 +1,65 @@
-"""What an SAE is, without any language model."""
+"""What SAEs are, from settings and headers alone: no language model is loaded, and no weights but small ones."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
-from saebench.sae.load import load_sae
+from saebench.errors import InputError
+from saebench.sae.find import Found, find_all, locate
+from saebench.sae.load import damage, read_entry
+from saebench.sae.sae import SAE
+from saebench.sae.source import WEIGHTS, Given
+
+_HASHED_BYTES = 128 << 20
+"""Weights up to which the hash is worked out unasked: it reads them all."""
 
 
-def inspect_sae(path: str | Path, format: str | None = None) -> dict[str, object]:
+def inspect_sae(
+    path: str | Path, format: str | None = None, *, given: Mapping[str, str] | None = None, hash: bool | None = None
+) -> dict[str, object]:
     """Return format, architecture, shapes, site, model, normalisation, hash, assumptions and warnings as plain data.
+
+    Args:
+        path: As :func:`saebench.sae.load_sae`.
+        format: Its format; found from the files if ``None``.
+        given: What its files do not say.
+        hash: Whether all weights are read, checked and hashed; ``None``: if the files are not larger than 128 MB.
 
     Raises:
         InputError: As :func:`saebench.sae.load_sae`.
     """
-    return load_sae(path, format=format).describe()
+    found = locate(path, format, Given(given))
+    config, entry = read_entry(found, path)
+    about: dict[str, object] = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(config).items()}
+    files = {name: found.source.at(name).stat().st_size for name in found.source.names if name.endswith(WEIGHTS)}
+    about["bytes"] = sum(files.values())
+    if hash or (hash is None and sum(files.values()) <= _HASHED_BYTES):
+        with damage(found):
+            sae = SAE(config, entry.weights())
+        about["dtype"] = str(sae.dtype).removeprefix("torch.")
+        about["sha256"] = sae.sha256
+        about["tensors"] = {name: list(tensor.shape) for name, tensor in sae.weights.items()}
+        return about
+    about["sha256"] = None
+    about["tensors"] = _stored(found, files)
+    return about
+
+
+def list_saes(path: str | Path, select: str | None = None, format: str | None = None) -> list[dict[str, object]]:
+    """Return a row for each SAE at a path and below: path and format, then architecture, site and sizes, or why it is refused."""
+    rows: list[dict[str, object]] = []
+    for found in find_all(path, select, format):
+        row: dict[str, object] = {"path": found.path, "format": found.format}
+        try:
+            config, _ = read_entry(found, found.path)
+            about = {key: getattr(config, key) for key in ("architecture", "site", "model_id", "d_in", "d_sae", "k")}
+            rows.append(row | about | {"refused": None})
+        except InputError as error:
+            rows.append(row | {"refused": str(error)})
+    return rows
+
+
+def _stored(found: Found, files: Mapping[str, int]) -> dict[str, list[int]]:
+    return {key: list(one.shape) for name in files for key, one in found.source.headers(name).items()}

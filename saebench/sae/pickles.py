@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickletools
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,12 @@ _PROTOCOL_0_STREAMS = 5
 """A legacy torch file is a row of pickles: magic number, protocol, system, content, keys."""
 
 
-def foreign_class(path: Path) -> str | None:
+def foreign_class(path: Path, known: Collection[str] = ()) -> str | None:
     """Return the first class or function that is no part of a plain state dict, as ``module.name``; ``None`` if there is none.
 
     Args:
         path: A zip archive of ``torch.save``, a legacy torch file, or any pickle. Damage ends the search, not the program.
+        known: Classes that are passed over.
     """
     try:
         if zipfile.is_zipfile(path):
@@ -35,21 +36,21 @@ def foreign_class(path: Path) -> str | None:
                 for member in archive.namelist():
                     if member.endswith(".pkl"):
                         with archive.open(member) as stream:
-                            found = _foreign(stream, 1)
+                            found = _foreign(stream, 1, known)
                         if found is not None:
                             return found
             return None
         with open(path, "rb") as stream:
-            return _foreign(stream, _PROTOCOL_0_STREAMS)
+            return _foreign(stream, _PROTOCOL_0_STREAMS, known)
     except Exception:  # damaged archives raise many kinds; loading says that it is damaged
         return None
 
 
-def _foreign(stream: Any, pickles: int) -> str | None:
+def _foreign(stream: Any, pickles: int, known: Collection[str]) -> str | None:
     for _ in range(pickles):
         try:
             for module, attribute in _imports(stream):
-                if not _HARMLESS.fullmatch(f"{module} {attribute}"):
+                if not _HARMLESS.fullmatch(f"{module} {attribute}") and f"{module}.{attribute}" not in known:
                     return f"{module}.{attribute}"
         except Exception:  # no pickle, or the end of one
             return None

@@ -19,6 +19,7 @@ from torch import Tensor
 from saebench.errors import InputError
 from saebench.sae import activations
 from saebench.sae.latents import Latents
+from saebench.sae.mapped import all_finite, slabs
 
 Activation = Literal["relu", "topk", "abstopk", "groupmax", "jumprelu", "gated"]
 Normalisation = Literal["none", "constant_scale", "unit_norm", "layer_norm"]
@@ -156,7 +157,8 @@ class SAE:
         digest = hashlib.sha256(json.dumps({key: getattr(self.config, key) for key in _ARITHMETIC}).encode())
         for name, tensor in self.weights.items():
             digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+            for slab in slabs(tensor.detach()):
+                digest.update(slab.cpu().view(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
     def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> SAE:
@@ -318,7 +320,7 @@ def _check(c: SAEConfig, w: SAEWeights) -> None:
                 f"{where}: {name} has shape {list(tensor.shape)}, expected {list(want[name][-1])}; "
                 "the file is damaged or of another format"
             )
-        if not torch.isfinite(tensor).all():
+        if not all_finite(tensor):
             raise InputError(f"{where}: {name} holds NaN or infinite values; the SAE's training or its file is broken")
     if c.activation in ("topk", "abstopk", "groupmax") and not (c.k and 0 < c.k <= c.d_sae):
         raise InputError(f"{where}: {c.activation} needs k between 1 and d_sae={c.d_sae}, got {c.k}")

@@ -132,10 +132,10 @@ def test_native_settings(tmp_path: Path, key: str, value: Any) -> None:
 def test_whatever_a_reader_stumbles_over_names_the_sae(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     folder = save_native(random_sae(), tmp_path / "a")
 
-    def load(_path: Path) -> None:
+    def read(_source: object) -> None:
         raise error
 
-    monkeypatch.setattr(FORMATS.get("native"), "load", staticmethod(load))
+    monkeypatch.setattr(FORMATS.get("native"), "read", staticmethod(read))
     refused(folder, type(error).__name__, "native")
 
 

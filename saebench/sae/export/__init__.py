@@ -6,9 +6,10 @@ from pathlib import Path
 from types import ModuleType
 
 from saebench.errors import InputError, did_you_mean
-from saebench.registry import FORMATS
 from saebench.sae.export import dictionary_learning, saelens, sparsify
+from saebench.sae.find import detect
 from saebench.sae.sae import SAE, SAEConfig
+from saebench.sae.source import Source
 
 __all__ = ["EXPORTS", "check_export", "export_notes", "export_sae"]
 
@@ -41,10 +42,9 @@ def export_sae(sae: SAE, folder: str | Path, to: str) -> Path:
     folder = Path(folder).expanduser()
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; name a folder to export to")
-    there = [name for name, member in FORMATS.items() if folder.is_dir() and member.detect(folder)]
-    other = [name for name in there if name != exporter.FORMAT]
-    if other:
-        raise InputError(f"{folder} already holds an SAE of the format {other[0]}; choose another folder to export to")
+    there = detect(Source(folder)) if folder.is_dir() else None
+    if there not in (None, exporter.FORMAT):
+        raise InputError(f"{folder} already holds an SAE of the format {there}; choose another folder to export to")
     return exporter.write(sae, folder, export_notes(sae, to))
 
 

@@ -1,5 +1,15 @@
 """File formats of SAEs, one file each.
 
-A format is a class with ``looked_for`` (what its files are, for messages), ``detect(path)`` and ``load(path)``, registered with
-``@FORMATS.register(name)``. ``path`` is a folder, or a file. ``detect`` reads JSON and headers only.
+A format is a class, registered with ``@FORMATS.register(name)`` or by an entry point of the group ``saebench.formats``, with
+
+- ``looked_for``: what its files are, for messages;
+- ``rank``: the number of its rule: where several formats know the same file, the smallest wins. A format without one never
+  gives way: what another one knows too is refused until ``--format`` chooses;
+- ``detect(source) -> str | None``: the name of the file that holds the weights, if the files are of this format without any
+  doubt. Reads settings and headers only;
+- ``fits(source) -> bool``, optional: whether they may be; asked if nothing is detected, to tell which ``--format`` to try;
+- ``parts(source) -> list[str]``, optional: the SAEs of a file that holds several;
+- ``read(source) -> Entry``: what the SAE is, from settings and headers, and how its weights are read.
+
+``source`` is a :class:`saebench.sae.source.Source`. Whatever is wrong with the files is an ``InputError`` of one line.
 """

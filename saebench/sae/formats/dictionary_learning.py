@@ -11,9 +11,12 @@ from torch import Tensor
 
 from saebench.errors import InputError
 from saebench.registry import FORMATS
-from saebench.sae.files import load_torch, n_tokens, number, read_json, take, text
-from saebench.sae.sae import SAE, SAEConfig, SAEWeights
+from saebench.sae.files import header, n_tokens, number, take, text
+from saebench.sae.sae import SAEConfig, SAEWeights
+from saebench.sae.source import Entry, Source
 
+_WEIGHTS = "ae.pt"
+_SCALAR_THRESHOLD = ("BatchTopKSAE", "MatryoshkaBatchTopKSAE")
 _ACTIVATIONS = {
     "AutoEncoder": "relu",
     "AutoEncoderNew": "relu",
@@ -48,51 +51,52 @@ class DictionaryLearning:
     """ae.pt + config.json, as dictionary_learning's trainers write them."""
 
     looked_for = "ae.pt + config.json with trainer.dict_class (dictionary_learning)"
+    rank = 3
 
     @staticmethod
-    def detect(path: Path) -> bool:
-        """Return whether the weights are there."""
-        return (path / "ae.pt").is_file()
+    def detect(source: Source) -> str | None:
+        """Return the file of weights, if it is there."""
+        return _WEIGHTS if source.has(_WEIGHTS) else None
 
     @staticmethod
-    def load(path: Path) -> SAE:
-        """Load the folder."""
-        file = path / "config.json"
-        if not file.is_file():
+    def read(source: Source) -> Entry:
+        """Read the settings."""
+        file, path, weights = source.at("config.json"), source.path, source.at(_WEIGHTS)
+        if not source.has("config.json"):
             raise InputError(f"{path} has ae.pt but no config.json, which says the kind of SAE; put the two side by side")
-        trainer = read_json(file).get("trainer")
+        trainer = source.json("config.json").get("trainer")
         if not isinstance(trainer, dict):
             raise InputError(f"{file} has no 'trainer' section; it is not a configuration of dictionary_learning")
         kind = str(trainer.get("dict_class") or _from_trainer(str(trainer.get("trainer_class")), file))
         if kind not in _ACTIVATIONS:
             raise InputError(f"{file}: unknown dict_class {kind!r}; known: {', '.join(_ACTIVATIONS)}")
-        weights = path / "ae.pt"
-        tensors = load_torch(weights)
+        tensors = source.mapping(_WEIGHTS)
         if "optimizer" in tensors and "ae" in tensors:
             raise InputError(f"{weights} is a backup from the middle of training, in normalised units; use the final ae.pt")
-        built = _weights(kind, tensors, weights)
-        d_in, d_sae = built.W_enc.shape
+        if kind in _SCALAR_THRESHOLD:
+            _batch_threshold(tensors, weights)
+        native = "W_enc" in tensors
+        shape = header(source.headers(_WEIGHTS), "W_enc" if native else "encoder.weight", weights, ndim=2).shape
+        d_in, d_sae = shape if native else shape[::-1]
         for key, value in {"activation_dim": d_in, "dict_size": d_sae}.items():
             if key in trainer and number(trainer, key, file) != value:
                 raise InputError(f"{file}: {key} is {trainer[key]}, but the weights have {value}")
         site, assumptions = _site(trainer)
-        return SAE(
-            SAEConfig(
-                activation=_ACTIVATIONS[kind],  # pyright: ignore[reportArgumentType]
-                d_in=d_in,
-                d_out=built.W_dec.shape[1],
-                d_sae=d_sae,
-                k=_k(kind, trainer, tensors, file),
-                architecture=_ARCHITECTURES[kind],
-                format="dictionary_learning",
-                path=str(path),
-                site=site,
-                model_id=text(trainer, "lm_name", file),
-                context_length=_context(path),
-                assumptions=tuple(assumptions),
-            ),
-            built,
+        config = SAEConfig(
+            activation=_ACTIVATIONS[kind],  # pyright: ignore[reportArgumentType]
+            d_in=d_in,
+            d_out=d_in,
+            d_sae=d_sae,
+            k=_k(kind, trainer, tensors, file),
+            architecture=_ARCHITECTURES[kind],
+            format="dictionary_learning",
+            path=str(path),
+            site=site,
+            model_id=text(trainer, "lm_name", file),
+            context_length=_context(source),
+            assumptions=tuple(assumptions),
         )
+        return Entry(config=config, weights=lambda: _weights(kind, source, weights))
 
 
 def _from_trainer(name: str, file: Path) -> str:
@@ -118,7 +122,8 @@ def _k(kind: str, trainer: dict[str, Any], tensors: dict[str, Any], file: Path) 
     return None
 
 
-def _weights(kind: str, t: dict[str, Tensor], file: Path) -> SAEWeights:
+def _weights(kind: str, source: Source, file: Path) -> SAEWeights:
+    t = source.tensors(_WEIGHTS)
     if kind in ("JumpReluAutoEncoder", "MatryoshkaBatchTopKSAE"):
         w_enc, w_dec = take(t, "W_enc", file, ndim=(2,)), take(t, "W_dec", file, ndim=(2,))
         b_enc, b_dec = take(t, "b_enc", file), take(t, "b_dec", file)
@@ -127,8 +132,8 @@ def _weights(kind: str, t: dict[str, Tensor], file: Path) -> SAEWeights:
         return SAEWeights(
             W_enc=w_enc, b_enc=b_enc, W_dec=w_dec, b_dec=b_dec, threshold=threshold, b_in=b_dec if matryoshka else None
         )
-    w_enc = take(t, "encoder.weight", file, ndim=(2,)).T.contiguous()
-    w_dec = take(t, "decoder.weight", file, ndim=(2,)).T.contiguous()
+    w_enc = source.turned(take(t, "encoder.weight", file, ndim=(2,)))
+    w_dec = source.turned(take(t, "decoder.weight", file, ndim=(2,)))
     if kind == "GatedAutoEncoder":
         bias, gate = take(t, "decoder_bias", file), take(t, "gate_bias", file)
         return SAEWeights(
@@ -143,7 +148,7 @@ def _weights(kind: str, t: dict[str, Tensor], file: Path) -> SAEWeights:
     return SAEWeights(W_enc=w_enc, b_enc=b_enc, W_dec=w_dec, b_dec=b_dec, b_in=b_dec, threshold=threshold)
 
 
-def _batch_threshold(t: dict[str, Tensor], file: Path) -> Tensor:
+def _batch_threshold(t: dict[str, Any], file: Path) -> Tensor:
     threshold = take(t, "threshold", file, ndim=(1, 0))
     if threshold.numel() != 1:
         raise InputError(f"{file}: 'threshold' should be one number for all latents, found shape {list(threshold.shape)}")
@@ -166,7 +171,6 @@ def _site(trainer: dict[str, Any]) -> tuple[str | None, list[str]]:
     return None, []
 
 
-def _context(path: Path) -> int | None:
-    file = path / "config.json"
-    buffer = read_json(file).get("buffer")
-    return n_tokens(buffer, "ctx_len", file) if isinstance(buffer, dict) else None
+def _context(source: Source) -> int | None:
+    buffer = source.json("config.json").get("buffer")
+    return n_tokens(buffer, "ctx_len", source.at("config.json")) if isinstance(buffer, dict) else None

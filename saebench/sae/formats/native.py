@@ -12,10 +12,12 @@ import torch
 
 from saebench.errors import InputError, did_you_mean
 from saebench.registry import FORMATS
-from saebench.sae.files import load_safetensors, n_tokens, number, read_json, take, text
+from saebench.sae.files import n_tokens, number, take, text
 from saebench.sae.sae import SAE, Activation, Normalisation, Residual, SAEConfig, SAEWeights
+from saebench.sae.source import Entry, Source
 
 _VERSION = 1
+_WEIGHTS = "sae.safetensors"
 _OWN = {f.name for f in dataclasses.fields(SAEConfig)} - {"path", "format", "name"}
 
 
@@ -24,18 +26,19 @@ class Native:
     """config.json + sae.safetensors, saebench's own."""
 
     looked_for = "config.json with saebench_format + sae.safetensors (native)"
+    rank = 0
 
     @staticmethod
-    def detect(path: Path) -> bool:
-        """Return whether this is a native folder."""
-        config = path / "config.json"
-        return (path / "sae.safetensors").is_file() and config.is_file() and "saebench_format" in read_json(config)
+    def detect(source: Source) -> str | None:
+        """Return the file of weights of a native folder."""
+        there = source.has("config.json", _WEIGHTS) and "saebench_format" in source.json("config.json")
+        return _WEIGHTS if there else None
 
     @staticmethod
-    def load(path: Path) -> SAE:
-        """Load the folder; unknown keys are errors."""
-        file = path / "config.json"
-        data = read_json(file)
+    def read(source: Source) -> Entry:
+        """Read the settings; unknown keys are errors."""
+        file = source.at("config.json")
+        data = dict(source.json("config.json"))
         if data.pop("saebench_format", None) != _VERSION:
             raise InputError(f"{file}: written by a newer saebench; upgrade saebench to read it")
         data.pop("training", None)
@@ -49,15 +52,17 @@ class Native:
         _check_values(data, file)
         for key in ("assumptions", "warnings"):
             data[key] = tuple(data.get(key, ()))
-        weights = path / "sae.safetensors"
-        tensors = load_safetensors(weights)
+        weights, tensors = source.at(_WEIGHTS), source.headers(_WEIGHTS)
         known = {f.name for f in dataclasses.fields(SAEWeights)}
         extra = [name for name in tensors if name not in known]
         if extra:
             raise InputError(f"{weights}: unknown tensor {extra[0]!r}.{did_you_mean(extra[0], known)}")
-        for name in ("W_enc", "b_enc", "W_dec", "b_dec", *tensors):
-            take(tensors, name, weights)
-        return SAE(SAEConfig(**data, format="native", path=str(path)), SAEWeights(**tensors))
+
+        def load() -> SAEWeights:
+            tensors = source.tensors(_WEIGHTS)
+            return SAEWeights(**{name: take(tensors, name, weights) for name in ("W_enc", "b_enc", "W_dec", "b_dec", *tensors)})
+
+        return Entry(config=SAEConfig(**data, format="native", path=str(source.path)), weights=load)
 
 
 def _check_values(data: dict[str, Any], file: Path) -> None:

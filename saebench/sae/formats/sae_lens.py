@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,9 @@ from torch import Tensor
 
 from saebench.errors import InputError
 from saebench.registry import FORMATS
-from saebench.sae.files import load_safetensors, n_tokens, number, read_json, take, text
-from saebench.sae.sae import SAE, SAEConfig, SAEWeights
+from saebench.sae.files import n_tokens, number, take, text
+from saebench.sae.sae import SAEConfig, SAEWeights
+from saebench.sae.source import Entry, Notes, Source
 
 _NORMALISATIONS = {
     "none": "none",
@@ -34,16 +34,12 @@ _ACTIVATIONS = {
     "jumprelu_transcoder": "jumprelu",
     "jumprelu_skip_transcoder": "jumprelu",
 }
+_WEIGHTS = "sae_weights.safetensors"
+_SCALING = {"scaling_factor", "finetuning_scaling_factor"}
 _REFUSED = {
     "temporal": "it works on whole sequences, not on one token at a time",
     "matching_pursuit": "its latents come from a pursuit loop, not from one encoder pass",
 }
-
-
-@dataclass
-class _Notes:
-    assumptions: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
 
 
 @FORMATS.register("sae_lens")
@@ -51,25 +47,26 @@ class SaeLens:
     """cfg.json + sae_weights.safetensors, as sae_lens writes them (version 6 and before)."""
 
     looked_for = "cfg.json + sae_weights.safetensors (sae_lens)"
+    rank = 1
 
     @staticmethod
-    def detect(path: Path) -> bool:
-        """Return whether the two files are there."""
-        return (path / "cfg.json").is_file() and (path / "sae_weights.safetensors").is_file()
+    def detect(source: Source) -> str | None:
+        """Return the file of weights, if both files are there."""
+        return _WEIGHTS if source.has("cfg.json", _WEIGHTS) else None
 
     @staticmethod
-    def load(path: Path) -> SAE:
-        """Load the folder."""
-        file = path / "cfg.json"
-        cfg, notes = _modern(read_json(file), file), _Notes()
+    def read(source: Source) -> Entry:
+        """Read the settings."""
+        file, path = source.at("cfg.json"), source.path
+        cfg, notes = _modern(source.json("cfg.json"), file), Notes()
         architecture = str(cfg.get("architecture", "standard"))
         if architecture in _REFUSED:
             raise InputError(f"{path} is a {architecture} SAE, which is not supported: {_REFUSED[architecture]}")
         if architecture not in _ACTIVATIONS:
             raise InputError(f"{file}: unknown architecture {architecture!r}; known: {', '.join(_ACTIVATIONS)}")
-        weights = path / "sae_weights.safetensors"
-        tensors = load_safetensors(weights)
-        built = _weights(cfg, architecture, tensors, weights, notes)
+        weights = source.at(_WEIGHTS)
+        if _SCALING & set(source.headers(_WEIGHTS)):
+            notes.assumptions.append("scaling_factor is folded into the decoder, as the sae_lens of its time applied it")
         meta = cfg["metadata"]
         trained_as = text(meta, "training_architecture", file) or architecture
         if not isinstance(meta.get("prepend_bos"), bool | None):
@@ -93,7 +90,7 @@ class SaeLens:
             assumptions=tuple(notes.assumptions),
             warnings=tuple(notes.warnings),
         )
-        return SAE(config, built)
+        return Entry(config=config, weights=lambda: _weights(cfg, architecture, source.tensors(_WEIGHTS), weights))
 
 
 def _modern(cfg: dict[str, Any], file: Path) -> dict[str, Any]:
@@ -127,7 +124,7 @@ def _modern(cfg: dict[str, Any], file: Path) -> dict[str, Any]:
     return old
 
 
-def _normalisation(cfg: dict[str, Any], file: Path, notes: _Notes) -> str:
+def _normalisation(cfg: dict[str, Any], file: Path, notes: Notes) -> str:
     name = text(cfg, "normalize_activations", file) or "none"
     if name not in _NORMALISATIONS:
         raise InputError(f"{file}: unknown normalize_activations {name!r}; known: {', '.join(_NORMALISATIONS)}")
@@ -139,7 +136,7 @@ def _normalisation(cfg: dict[str, Any], file: Path, notes: _Notes) -> str:
     return _NORMALISATIONS[name]
 
 
-def _residual(cfg: dict[str, Any], meta: dict[str, Any], notes: _Notes) -> Any:
+def _residual(cfg: dict[str, Any], meta: dict[str, Any], notes: Notes) -> Any:
     kwargs = meta.get("model_from_pretrained_kwargs")
     if isinstance(kwargs, dict) and "center_writing_weights" in kwargs:
         return "centred" if kwargs["center_writing_weights"] else "raw"
@@ -152,7 +149,7 @@ def _residual(cfg: dict[str, Any], meta: dict[str, Any], notes: _Notes) -> Any:
     return "raw"
 
 
-def _weights(cfg: dict[str, Any], architecture: str, tensors: dict[str, Tensor], file: Path, notes: _Notes) -> SAEWeights:
+def _weights(cfg: dict[str, Any], architecture: str, tensors: dict[str, Tensor], file: Path) -> SAEWeights:
     w_enc, w_dec = take(tensors, "W_enc", file, ndim=(2,)), take(tensors, "W_dec", file, ndim=(2,))
     b_dec = take(tensors, "b_dec", file, ndim=(1,))
     shift = b_dec if cfg.get("apply_b_dec_to_input", True) else None
@@ -168,17 +165,16 @@ def _weights(cfg: dict[str, Any], architecture: str, tensors: dict[str, Tensor],
     threshold = None
     if _ACTIVATIONS[architecture] == "jumprelu":
         threshold = _threshold(architecture, tensors, file).to(w_enc.dtype)
-    scaling = next((take(tensors, key, file) for key in ("scaling_factor", "finetuning_scaling_factor") if key in tensors), None)
+    scaling = next((take(tensors, key, file) for key in sorted(_SCALING) if key in tensors), None)
     if scaling is not None and scaling.shape != (len(w_dec),):
         raise InputError(
             f"{file}: the scaling factor has shape {list(scaling.shape)}, expected one number for each of {len(w_dec)} latents"
         )
     if scaling is not None and not bool((scaling == 1).all()):
-        w_dec = w_dec * scaling[:, None]
-        notes.assumptions.append("scaling_factor is folded into the decoder, as the sae_lens of its time applied it")
+        w_dec.mul_(scaling[:, None])
     if cfg.get("rescale_acts_by_decoder_norm") and architecture != "jumprelu":
         norm = w_dec.norm(dim=1)
-        w_enc, b_enc, w_dec = w_enc * norm, b_enc * norm, w_dec / norm[:, None]
+        w_enc, b_enc, w_dec = w_enc.mul_(norm), b_enc.mul_(norm), w_dec.div_(norm[:, None])
     skip = take(tensors, "W_skip", file, ndim=(2,)).T.contiguous() if "skip" in architecture else None
     return SAEWeights(W_enc=w_enc, b_enc=b_enc, W_dec=w_dec, b_dec=b_dec, b_in=shift, threshold=threshold, W_skip=skip)
 

@@ -1,0 +1,198 @@
+"""Which format a path is of, and which SAEs lie in a folder of many. Reads settings and headers only."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from saebench.errors import InputError
+from saebench.reference import sae_folder
+from saebench.registry import FORMATS
+from saebench.sae.source import WEIGHTS, Given, Source
+
+_MOST = 10_000
+"""Folders that are looked through."""
+_SOME = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """An SAE that lies somewhere."""
+
+    source: Source
+    format: str
+
+    @property
+    def path(self) -> str:
+        """What names it: a folder or a file, and ``#PART`` for one of several in a file."""
+        return str(self.source.path) + (f"#{self.source.part}" if self.source.part else "")
+
+    @property
+    def member(self) -> Any:
+        """Return the format."""
+        return FORMATS.get(self.format)
+
+
+def locate(path: str | Path, format: str | None = None, given: Given | None = None) -> Found:
+    """Return the one SAE at ``path``.
+
+    Args:
+        path: A folder, a file, a folder with exactly one SAE somewhere inside, ``FILE#PART`` or ``reference:NAME``.
+        format: Its format; found from the files if ``None``.
+        given: What the user told of it.
+
+    Raises:
+        InputError: Nothing is there, no format or several fit, or there are several SAEs.
+    """
+    source = open_path(path, given)
+    if format is not None:
+        FORMATS.get(format)
+        return _whole(Found(source=source, format=format))
+    name = detect(source)
+    if name is not None:
+        return _whole(Found(source=source, format=name))
+    inside = [one for one in walk(source, given) if one is not None] if source.file is None else []
+    if len(inside) == 1:
+        return inside[0]
+    if inside:
+        names = [_below(one, source.path) for one in inside]
+        more = ", …" if len(names) > _SOME else ""
+        raise InputError(
+            f"{path} holds {len(names)} SAEs; name one, or choose with --select GLOB: {', '.join(names[:_SOME])}{more}"
+        )
+    raise _unknown(source)
+
+
+def find_all(path: str | Path, select: str | None = None, format: str | None = None, given: Given | None = None) -> list[Found]:
+    """Return every SAE at ``path`` and below, in the order of their names.
+
+    Args:
+        path: As :func:`locate`.
+        select: Shell pattern of the part of the name below ``path``; ``None``: all.
+        format: Only of this format.
+        given: What the user told.
+
+    Raises:
+        InputError: Nothing is there, or nothing that fits; the message says what there is.
+    """
+    source = open_path(path, given)
+    name = format or detect(source)
+    if name is not None and (source.file or format is None or FORMATS.get(format).detect(source)):
+        found = _parts(Found(source=source, format=name))
+    else:
+        found = [one for one in walk(source, given) if format in (None, one.format)]
+    if not found:
+        raise _unknown(source)
+    if select is None:
+        return found
+    chosen = [one for one in found if fnmatchcase(_below(one, source.path), select) or fnmatchcase(one.path, select)]
+    if not chosen:
+        names = ", ".join(_below(one, source.path) for one in found[:_SOME])
+        raise InputError(f"--select {select!r} fits none of the {len(found)} SAEs in {path}; there are {names}, …")
+    return chosen
+
+
+def open_path(path: str | Path, given: Given | None = None) -> Source:
+    """Return the source at a path as users write it.
+
+    Raises:
+        InputError: Nothing is there.
+    """
+    bundled = sae_folder(path)
+    if bundled is not None:
+        return Source(bundled, given=given)
+    place, part = Path(path).expanduser(), None
+    if not place.exists() and "#" in str(path):
+        text, _, part = str(path).rpartition("#")
+        place = Path(text).expanduser()
+    if not place.exists():
+        raise InputError(f"no such file or folder: {path}")
+    return Source(place, given=given, part=part)
+
+
+def detect(source: Source) -> str | None:
+    """Return the name of the source's format, ``None`` if nothing knows it.
+
+    Raises:
+        InputError: Several formats know it and none goes before the others, or they know different files of it.
+    """
+    best: dict[str, tuple[int, str]] = {}
+    others: list[str] = []
+    for name, member in FORMATS.items():
+        file, rank = member.detect(source), getattr(member, "rank", None)
+        if file is not None and rank is None:
+            others.append(name)
+        elif file is not None:
+            best[file] = min(best.get(file, (rank, name)), (rank, name))
+    names = sorted([*others, *(name for _, name in best.values())])
+    if len(names) > 1:
+        raise InputError(f"{source.path} fits several formats: {', '.join(names)}; choose one with --format")
+    return names[0] if names else None
+
+
+def walk(source: Source, given: Given | None = None) -> Iterator[Found]:
+    """Yield the SAEs below a folder: folders that are one, else files that are one."""
+    for at, (name, inner, _) in enumerate(os.walk(source.path)):
+        inner.sort()
+        if at >= _MOST:
+            raise InputError(f"{source.path} has more than {_MOST} folders; name one that is nearer to the SAEs")
+        folder = Source(Path(name), given=given, root=source.path)
+        if not any(file.endswith(WEIGHTS) for file in folder.names):
+            continue
+        format = _or_none(folder)
+        if format is not None:
+            yield from _parts(Found(source=folder, format=format))
+            continue
+        for file in folder.names:
+            if file.endswith(WEIGHTS):
+                one = Source(Path(name) / file, given=given, root=source.path)
+                format = _or_none(one)
+                if format is not None:
+                    yield from _parts(Found(source=one, format=format))
+
+
+def _or_none(source: Source) -> str | None:
+    """Return its format; a file that is damaged or fits several is left out of a listing."""
+    try:
+        return detect(source)
+    except InputError:
+        return None
+
+
+def _parts(found: Found) -> list[Found]:
+    parts = getattr(found.member, "parts", None)
+    if parts is None or found.source.part is not None:
+        return [found]
+    source = found.source
+    return [
+        Found(source=Source(source.path, given=source.given, part=part, root=source.folder), format=found.format)
+        for part in parts(source)
+    ]
+
+
+def _whole(found: Found) -> Found:
+    """Return the one SAE of ``found``, or say which parts it has."""
+    parts = _parts(found)
+    if len(parts) > 1:
+        names = ", ".join(one.path for one in parts[:_SOME])
+        raise InputError(f"{found.source.path} holds {len(parts)} SAEs; name one, or choose with --select GLOB: {names}")
+    return parts[0] if parts else found
+
+
+def _below(found: Found, path: Path) -> str:
+    inner = found.source.path.relative_to(path) if found.source.path.is_relative_to(path) else found.source.path
+    return str(inner) + (f"#{found.source.part}" if found.source.part else "")
+
+
+def _unknown(source: Source) -> InputError:
+    may = [name for name, member in FORMATS.items() if hasattr(member, "fits") and member.fits(source)]
+    if may:
+        return InputError(
+            f"the files at {source.path} do not say of which format they are; choose one with --format: {', '.join(may)}"
+        )
+    looked = "; ".join(member.looked_for for _, member in FORMATS.items())
+    return InputError(f"{source.path} is no SAE of a known format. Looked for: {looked}")

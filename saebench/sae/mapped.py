@@ -1,0 +1,91 @@
+"""Tensors that lie in files: mapped into memory, read when they are touched, turned without holding the file twice.
+
+A map is private: what is written to a tensor stays in memory and never reaches the file, so formats may fold scales in place.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import sys
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_SLAB_BYTES = 32 << 20
+_PAGE = 4096
+_DONTNEED = 4
+
+
+class Header(NamedTuple):
+    """What a file says of one tensor."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    """As torch calls it, e.g. ``bfloat16``."""
+
+    @property
+    def ndim(self) -> int:
+        """Return the number of dimensions."""
+        return len(self.shape)
+
+    @property
+    def numel(self) -> int:
+        """Return the number of entries."""
+        return math.prod(self.shape)
+
+
+class Maps:
+    """Which memory is a map of a file."""
+
+    def __init__(self) -> None:
+        self._ranges: list[tuple[int, int]] = []
+
+    def add(self, tensors: Iterable[Tensor]) -> None:
+        """Remember that these tensors are mapped, not copied."""
+        for tensor in tensors:
+            storage = tensor.untyped_storage()
+            self._ranges.append((storage.data_ptr(), storage.data_ptr() + storage.nbytes()))
+
+    def release(self, tensor: Tensor) -> None:
+        """Give the pages of a contiguous mapped tensor back: touched again, it is what the file holds.
+
+        Elsewhere than on Linux, and for tensors that are not mapped, nothing happens.
+        """
+        start, end = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
+        if sys.platform != "linux" or not any(low <= start and end <= high for low, high in self._ranges):
+            return
+        start, end = -(-start // _PAGE) * _PAGE, end // _PAGE * _PAGE
+        if end > start:
+            ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _DONTNEED)
+
+    def turned(self, matrix: Tensor) -> Tensor:
+        """Return the transpose of an ``[a, b]`` matrix as a contiguous ``[b, a]`` one, in the same dtype.
+
+        Slab by slab, so that at no time both are held whole if the matrix is mapped. Use the matrix no more afterwards.
+        """
+        out = matrix.new_empty(matrix.shape[::-1])
+        rows = max(1, _SLAB_BYTES // max(1, matrix.itemsize * matrix.shape[1]))
+        for start in range(0, len(matrix), rows):
+            slab = matrix[start : start + rows]
+            out[:, start : start + rows] = slab.T
+            if slab.is_contiguous():
+                self.release(slab)
+        return out
+
+
+def slabs(tensor: Tensor) -> Iterable[Tensor]:
+    """Yield ``tensor`` in parts along its first dimension, each a contiguous part of some 32 MB."""
+    if tensor.ndim == 0 or tensor.nbytes <= _SLAB_BYTES:
+        yield tensor.contiguous()
+        return
+    rows = max(1, _SLAB_BYTES * len(tensor) // tensor.nbytes)
+    for start in range(0, len(tensor), rows):
+        yield tensor[start : start + rows].contiguous()
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """Return whether no entry is NaN or infinite, a slab at a time."""
+    return all(bool(torch.isfinite(slab).all()) for slab in slabs(tensor))

@@ -1,0 +1,237 @@
+"""What a path holds, as a format sees it: file names, settings, headers of tensors, and the tensors when they are asked for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from saebench.errors import InputError, did_you_mean
+from saebench.sae.containers import npz_headers, open_npz, open_safetensors, open_torch, safetensors_headers
+from saebench.sae.files import read_json, read_yaml
+from saebench.sae.mapped import Header, Maps
+from saebench.sae.sae import SAEConfig, SAEWeights
+
+T = TypeVar("T")
+WEIGHTS = (".safetensors", ".pt", ".pth", ".npz")
+GIVEN = {
+    "k": "active latents per token",
+    "class": "class of the library that trained it, where its files do not name one",
+    "norm_scale": "factor that acts are multiplied by before the encoder",
+    "site_out": "hook name of where it writes, for a transcoder",
+}
+"""What ``--set KEY=VALUE`` may tell of an SAE."""
+
+
+class Given:
+    """What the user told about an SAE because its files cannot: texts by name, and which of them a format has asked for.
+
+    Args:
+        values: By the names of ``GIVEN``.
+
+    Raises:
+        InputError: An unknown name.
+    """
+
+    def __init__(self, values: Mapping[str, str] | None = None) -> None:
+        self.values = dict(values or {})
+        self.asked: set[str] = set()
+        for key in self.values:
+            if key not in GIVEN:
+                raise InputError(f"--set {key}: no such setting of an SAE.{did_you_mean(key, GIVEN)} Known: {', '.join(GIVEN)}.")
+
+    def get(self, key: str, kind: Callable[[str], T] = str) -> T | None:
+        """Return what was told of ``key``, as ``kind`` makes it of the text; ``None`` where nothing was."""
+        assert key in GIVEN, key
+        self.asked.add(key)
+        if key not in self.values:
+            return None
+        try:
+            return kind(self.values[key])
+        except ValueError:
+            raise InputError(
+                f"--set {key}={self.values[key]}: not what {GIVEN[key]} can be; give a {_KINDS.get(kind, 'text')}"
+            ) from None
+
+
+_KINDS: dict[Any, str] = {int: "whole number", float: "number"}
+
+
+@dataclass
+class Notes:
+    """What a format took from convention, each with its reason, and what the user should know."""
+
+    assumptions: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One SAE in files: what it is, and how its weights are read.
+
+    ``weights`` is called when the SAE is wanted, not when it is looked at. The tensors it gets from ``Source.tensors`` are
+    private maps: fold scales in place, turn matrices with ``Source.turned``.
+    """
+
+    config: SAEConfig
+    weights: Callable[[], SAEWeights]
+
+
+class Source:
+    """The files at one path.
+
+    Args:
+        path: A folder, or a file in one.
+        given: What the user told.
+        part: One SAE of a file that holds several: what stands behind ``#``.
+        words: Names that say where the files come from, the repository's first; the path's own parts if ``None``.
+        root: Folder that links may not lead out of; the folder of ``path`` if ``None``.
+    """
+
+    def __init__(
+        self, path: Path, *, given: Given | None = None, part: str | None = None, words: Sequence[str] | None = None,
+        root: Path | None = None,
+    ) -> None:  # fmt: skip
+        self.path, self.given, self.part = path, given or Given(), part
+        self.file = path.name if path.is_file() else None
+        """Name of the file that was named; ``None`` for a folder."""
+        self.folder = path.parent if self.file else path
+        self._words = words
+        self._root = (root or self.folder).resolve()
+        self._maps = Maps()
+        self._headers: dict[str, dict[str, Header]] = {}
+        self._loaded: dict[str, Any] = {}
+        self._settings: dict[Path, dict[str, Any]] = {}
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Names of the files of the folder, sorted; the named file alone counts as weights where one was named."""
+        try:
+            names = sorted(one.name for one in self.folder.iterdir() if one.is_file())
+        except OSError as error:
+            raise InputError(f"{self.folder} cannot be read: {error.strerror}") from None
+        if self.file is None:
+            return tuple(names)
+        return tuple(name for name in names if name == self.file or not name.endswith(WEIGHTS))
+
+    @cached_property
+    def words(self) -> tuple[str, ...]:
+        """Names that may say something: ``owner/repo`` of a hub's cache, then folders, then the file's."""
+        if self._words is not None:
+            return tuple(self._words)
+        parts = list(self.path.absolute().parts[1:])
+        for at, part in enumerate(parts):
+            if part.startswith("models--") and "snapshots" in parts[at : at + 2]:
+                return (part.removeprefix("models--").replace("--", "/", 1), *parts[at + 3 :])
+        return tuple(parts)
+
+    def has(self, *names: str) -> bool:
+        """Return whether the folder holds all these files."""
+        return all(name in self.names for name in names)
+
+    def only(self, *patterns: str) -> str | None:
+        """Return the one file whose whole name matches one of these regular expressions; ``None`` if none or several do."""
+        found = [name for name in self.names if any(re.fullmatch(pattern, name) for pattern in patterns)]
+        return found[0] if len(found) == 1 else None
+
+    def json(self, name: str) -> dict[str, Any]:
+        """Return the JSON object in a file of the folder (``../NAME``: of the one above)."""
+        return self._setting(name, read_json)
+
+    def yaml(self, name: str) -> dict[str, Any]:
+        """Return the YAML mapping in a file of the folder (``../NAME``: of the one above)."""
+        return self._setting(name, read_yaml)
+
+    def headers(self, name: str) -> dict[str, Header]:
+        """Return shape and dtype of every tensor in a file of weights: at the top, or one level down as ``outer/inner``."""
+        if name not in self._headers:
+            path = self.at(name)
+            if name.endswith(".safetensors"):
+                self._headers[name] = safetensors_headers(path)
+            elif name.endswith(".npz"):
+                self._headers[name] = npz_headers(path)
+            else:
+                self._headers[name] = _headers_of(self.contents(name))
+        return self._headers[name]
+
+    def keys(self, name: str | None) -> frozenset[str]:
+        """Return the names of a file's tensors; none where there is no such file or it cannot be read."""
+        if name is None:
+            return frozenset()
+        try:
+            return frozenset(self.headers(name))
+        except InputError:
+            return frozenset()
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """Return the tensors of a file of weights, mapped where the container allows; they are private, change them in place."""
+        path = self.at(name)
+        if name.endswith(".safetensors"):
+            return open_safetensors(path, self._maps)
+        if name.endswith(".npz"):
+            return open_npz(path)
+        return {key: one for key, one in self.mapping(name).items() if isinstance(one, Tensor)}
+
+    def contents(self, name: str, inert: Sequence[type] = ()) -> Any:
+        """Return everything that a torch file holds, ``inert`` classes standing in for its own."""
+        if name not in self._loaded:
+            self._loaded[name] = open_torch(self.at(name), self._maps, inert=inert)
+        return self._loaded[name]
+
+    def mapping(self, name: str) -> dict[str, Any]:
+        """Return the dictionary that a torch file holds.
+
+        Raises:
+            InputError: It holds something else.
+        """
+        found = self.contents(name)
+        if not isinstance(found, dict):
+            raise InputError(f"{self.at(name)} holds a {type(found).__name__}, expected a dictionary of tensors")
+        return found
+
+    def turned(self, matrix: Tensor) -> Tensor:
+        """Return the transpose of a matrix, contiguous, without holding a mapped one twice; the matrix is used up."""
+        return self._maps.turned(matrix)
+
+    def at(self, name: str) -> Path:
+        """Return the path of a file of the folder.
+
+        Raises:
+            InputError: It is a link that leads out of the folder.
+        """
+        path = self.folder / name
+        try:
+            inside = path.resolve().is_relative_to(self._root_of(path))
+        except (OSError, RuntimeError):
+            inside = False
+        if not inside:
+            raise InputError(f"{path} is a link that leads out of {self._root}; copy the file there, or name what it links to")
+        return path
+
+    def _root_of(self, path: Path) -> Path:
+        if path.parent == self.folder:
+            return self._root
+        return path.parent.resolve()
+
+    def _setting(self, name: str, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+        path = self.at(name)
+        if path not in self._settings:
+            self._settings[path] = read(path)
+        return self._settings[path]
+
+
+def _headers_of(loaded: Any) -> dict[str, Header]:
+    found: dict[str, Header] = {}
+    if not isinstance(loaded, dict):
+        return found
+    for key, value in loaded.items():
+        for inner, one in value.items() if isinstance(value, dict) else ((None, value),):
+            if isinstance(one, Tensor):
+                name = str(key) if inner is None else f"{key}/{inner}"
+                found[name] = Header(tuple(one.shape), str(one.dtype).removeprefix("torch."))
+    return found
