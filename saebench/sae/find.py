@@ -123,10 +123,13 @@ def detect(source: Source) -> str | None:
     best: dict[str, tuple[int, str]] = {}
     others: list[str] = []
     for name, member in FORMATS.items():
-        file, rank = member.detect(source), getattr(member, "rank", None)
-        if file is not None and rank is None:
+        file: str | None = member.detect(source)
+        rank: int | None = getattr(member, "rank", None)
+        if file is None:
+            continue
+        if rank is None:
             others.append(name)
-        elif file is not None:
+        else:
             best[file] = min(best.get(file, (rank, name)), (rank, name))
     names = sorted([*others, *(name for _, name in best.values())])
     if len(names) > 1:
