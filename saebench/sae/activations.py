@@ -42,6 +42,18 @@ def topk(pre: Float[Tensor, "N S"], k: int) -> Latents:
     return Latents.from_rows(values.relu(), indices, pre.shape[1])
 
 
+def signed_topk(pre: Float[Tensor, "N S"], k: int) -> Latents:
+    """Return the ``k`` largest pre-activations of each token as they are, negative ones too (topk without a ReLU behind it)."""
+    values, indices = top_entries(pre, k)
+    return Latents.from_rows(values, indices, pre.shape[1])
+
+
+def ranked_topk(pre: Float[Tensor, "N S"], rank: Float[Tensor, " S"], k: int) -> Latents:
+    """Return max(p, 0) of the ``k`` latents of each token with the largest p · rank."""
+    _, indices = top_entries(pre * rank, k)
+    return Latents.from_rows(pre.gather(1, indices).relu(), indices, pre.shape[1])
+
+
 def abstopk(pre: Float[Tensor, "N S"], k: int) -> Latents:
     """Return the ``k`` pre-activations of largest size of each token, with their signs."""
     _, indices = top_entries(pre.abs(), k)

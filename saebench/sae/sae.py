@@ -21,7 +21,7 @@ from saebench.sae import activations
 from saebench.sae.latents import Latents
 from saebench.sae.mapped import all_finite, slabs
 
-Activation = Literal["relu", "topk", "abstopk", "groupmax", "jumprelu", "gated"]
+Activation = Literal["relu", "topk", "signed_topk", "abstopk", "groupmax", "jumprelu", "gated"]
 Normalisation = Literal["none", "constant_scale", "unit_norm", "layer_norm"]
 Residual = Literal["raw", "centred"]
 
@@ -39,7 +39,7 @@ class SAEConfig:
     d_out: int
     d_sae: int
     k: int | None = None
-    """Active latents per token, for topk, abstopk and groupmax."""
+    """Active latents per token, for topk, signed_topk, abstopk and groupmax."""
     normalisation: Normalisation = "none"
     norm_scale: float | None = None
     """The factor of ``constant_scale``."""
@@ -63,7 +63,8 @@ class SAEConfig:
 
 
 _ARITHMETIC = ("activation", "d_in", "d_out", "d_sae", "k", "normalisation", "norm_scale", "residual")
-_OPTIONAL = ("b_in", "threshold", "b_gate", "b_mag", "r_mag", "W_skip")
+_OPTIONAL = ("b_in", "threshold", "b_gate", "b_mag", "r_mag", "W_skip", "rank")
+_COUNTED = ("topk", "signed_topk", "abstopk", "groupmax")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +84,7 @@ class SAEWeights:
         b_mag: Bias of its magnitude ``[S]``.
         r_mag: Log scale of its magnitude ``[S]``.
         W_skip: Straight from input to output ``[D, O]``.
+        rank: What topk multiplies pre-activations by where it compares them, not where it keeps them ``[S]``, positive.
     """
 
     W_enc: Tensor
@@ -95,6 +97,7 @@ class SAEWeights:
     b_mag: Tensor | None = None
     r_mag: Tensor | None = None
     W_skip: Tensor | None = None
+    rank: Tensor | None = None
 
     def items(self) -> Iterator[tuple[str, Tensor]]:
         """Yield (name, tensor) for every tensor present."""
@@ -284,9 +287,9 @@ class SAE:
             assert w.threshold is not None
             return activations.jumprelu(pre, w.threshold)
         assert c.k is not None
-        return {"topk": activations.topk, "abstopk": activations.abstopk, "groupmax": activations.groupmax}[c.activation](
-            pre, c.k
-        )
+        if w.rank is not None:
+            return activations.ranked_topk(pre, w.rank, c.k)
+        return _KEEP[c.activation](pre, c.k)
 
     def _decode(self, latents: Latents, x: Float[Tensor, "n D"]) -> Float[Tensor, "n O"]:
         w = self.weights
@@ -307,11 +310,17 @@ class SAE:
         return about | {"dtype": str(self.dtype).removeprefix("torch."), "sha256": self.sha256, "tensors": shapes}
 
 
+_KEEP = {
+    "topk": activations.topk, "signed_topk": activations.signed_topk, "abstopk": activations.abstopk,
+    "groupmax": activations.groupmax,
+}  # fmt: skip
+
+
 def _check(c: SAEConfig, w: SAEWeights) -> None:
     want: dict[str, list[tuple[int, ...]]] = {
         "W_enc": [(c.d_in, c.d_sae)], "b_enc": [(c.d_sae,)], "W_dec": [(c.d_sae, c.d_out)], "b_dec": [(c.d_out,)],
         "b_in": [(c.d_in,)], "threshold": [(), (1,), (c.d_sae,)], "b_gate": [(c.d_sae,)], "b_mag": [(c.d_sae,)],
-        "r_mag": [(c.d_sae,)], "W_skip": [(c.d_in, c.d_out)],
+        "r_mag": [(c.d_sae,)], "W_skip": [(c.d_in, c.d_out)], "rank": [(c.d_sae,)],
     }  # fmt: skip
     where = c.path or c.name
     for name, tensor in w.items():
@@ -322,10 +331,12 @@ def _check(c: SAEConfig, w: SAEWeights) -> None:
             )
         if not all_finite(tensor):
             raise InputError(f"{where}: {name} holds NaN or infinite values; the SAE's training or its file is broken")
-    if c.activation in ("topk", "abstopk", "groupmax") and not (c.k and 0 < c.k <= c.d_sae):
+    if c.activation in _COUNTED and not (c.k and 0 < c.k <= c.d_sae):
         raise InputError(f"{where}: {c.activation} needs k between 1 and d_sae={c.d_sae}, got {c.k}")
     if c.activation == "groupmax" and c.d_sae % (c.k or 1):
         raise InputError(f"{where}: groupmax needs k to divide d_sae={c.d_sae}, got k={c.k}")
+    if w.rank is not None and (c.activation != "topk" or not bool((w.rank > 0).all())):
+        raise InputError(f"{where}: rank is for topk and must be positive")
     if c.activation == "jumprelu" and w.threshold is None:
         raise InputError(f"{where}: jumprelu needs a threshold tensor, and there is none")
     if c.activation == "gated" and (w.b_gate is None or w.b_mag is None or w.r_mag is None):

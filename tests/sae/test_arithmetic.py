@@ -213,3 +213,10 @@ def test_a_transcoder_writes_in_a_space_of_its_own(normalisation: str, out: int)
     sae = SAE(config, w)
     torch.testing.assert_close(sae.reconstruct(x), expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(sae.decode(sae.encode(x), x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_topk_that_keeps_signs_and_topk_that_ranks_otherwise() -> None:
+    pre = torch.tensor([[-1.0, -3.0, -2.0, -4.0], [5.0, 1.0, 2.0, -1.0]])
+    assert torch.equal(activations.signed_topk(pre.clone(), 2).to_dense(), torch.tensor([[-1.0, 0, -2.0, 0], [5.0, 0, 2.0, 0]]))
+    rank = torch.tensor([1.0, 9.0, 1.0, 1.0])
+    assert torch.equal(activations.ranked_topk(pre.clone(), rank, 2).to_dense()[1], torch.tensor([5.0, 1.0, 0, 0]))
