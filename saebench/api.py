@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -69,6 +69,7 @@ def load_session(
     format: str | None = None,
     residual: Literal["raw", "centred"] | None = None,
     trained_context: int | None = None,
+    given: Mapping[str, str] | None = None,
     splice_bos: bool = False,
 ) -> Session:
     """Load an SAE, the model it belongs to and tokens to look at it with.
@@ -87,6 +88,7 @@ def load_session(
         format: File format of the SAE, if it is not recognised.
         residual: Residual stream that the SAE expects, where its files are wrong or silent.
         trained_context: Context length it was trained at, where its files do not say.
+        given: What else its files do not say, e.g. ``{"k": "50"}``: see ``saebench.sae.source.GIVEN``.
         splice_bos: Whether position 0 is replaced as well.
 
     Raises:
@@ -95,9 +97,11 @@ def load_session(
     config = make_config(
         saes=(str(sae_path),), model=model, site=site, corpus=corpus, device=device, dtype=dtype, seeds=(seed,),
         limit=limit, context_length=context_length, data_dir=data_dir, format=format, residual=residual,
-        trained_context=trained_context, splice_bos=splice_bos,
+        trained_context=trained_context, given=dict(given or {}), splice_bos=splice_bos,
     )  # fmt: skip
-    sae = load_sae(sae_path, format=format, site=site, model_id=model, residual=residual, context_length=trained_context)
+    sae = load_sae(
+        sae_path, format=format, site=site, model_id=model, residual=residual, context_length=trained_context, given=given
+    )  # fmt: skip
     name = model or sae.config.model_id
     if not name or not sae.config.site:
         raise InputError(f"{sae_path} does not say its model and site; give model=… and site=…")

@@ -46,6 +46,10 @@ class RunConfig(BaseModel):
     """Residual stream the SAE expects, where its files are wrong or silent."""
     format: str | None = None
     """File format of the SAEs, where the files alone do not tell."""
+    select: str | None = None
+    """Shell pattern: which SAEs of the folders in ``saes`` are meant."""
+    given: dict[str, str] = {}
+    """What the files of the SAEs cannot tell: see :data:`saebench.sae.source.GIVEN`."""
     trained_context: int | None = None
     """Context length the SAEs were trained at, where their files do not say."""
     force: bool = False

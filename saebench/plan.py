@@ -12,6 +12,8 @@ from saebench.config import RunConfig
 from saebench.errors import InputError, RecordError
 from saebench.resume import corpus_identity, same_name, same_settings, table_missing
 from saebench.sae import SAE, SAEConfig, load_sae
+from saebench.sae.find import find_all
+from saebench.sae.source import Given
 from saebench.store import read_record, record_path
 from saebench.studies.settings import settings_record
 from saebench.tasklist import StreamTask, StudyTask, TaskSpec, load_suite, load_task
@@ -131,7 +133,7 @@ def make_plan(config: RunConfig) -> Plan:
     tasks, limit = tasks_of(config)
     groups: dict[tuple[str, str, str], Group] = {}
     seen: dict[Path, str] = {}
-    for path in config.saes:
+    for path in _paths(config):
         sae = _planned(path, config)
         c = sae.config
         model = config.model or c.model_id
@@ -151,6 +153,14 @@ def make_plan(config: RunConfig) -> Plan:
     return Plan(groups=list(groups.values()))
 
 
+def _paths(config: RunConfig) -> list[str]:
+    """Return what is meant by ``saes``: with ``select`` each may be a folder of many."""
+    if config.select is None:
+        return list(config.saes)
+    given = Given(config.given)
+    return [found.path for path in config.saes for found in find_all(path, config.select, config.format, given)]
+
+
 def _planned(path: str, config: RunConfig) -> PlannedSAE:
     load = functools.partial(
         load_sae,
@@ -160,6 +170,7 @@ def _planned(path: str, config: RunConfig) -> PlannedSAE:
         model_id=config.model,
         residual=config.residual,
         context_length=config.trained_context,
+        given=config.given,
     )
     sae = load()
     return PlannedSAE(config=sae.config, sha256=sae.sha256, dtype=str(sae.dtype).removeprefix("torch."), load=load)

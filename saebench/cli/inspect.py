@@ -1,29 +1,51 @@
-"""``saebench inspect``: what an SAE is, without loading a language model."""
+"""``saebench inspect``: what an SAE is, or which SAEs lie in a folder, without loading a language model."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
-from saebench.cli.output import json_option, put_json, put_text
+from saebench.cli.output import json_option, put_json, put_rows, put_text, say
+from saebench.cli.sae_options import pairs, set_option
 
 
 @click.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path")
 @click.option("--format", metavar="FORMAT", help="File format, if it is not recognised.")
+@click.option("--select", metavar="GLOB", help="List only these SAEs of a folder of many.")
+@click.option("--hash", is_flag=True, help="Read, check and hash the weights even if they are large (above 128 MB).")
+@set_option
 @json_option
-def inspect(path: Path, format: str | None, as_json: bool) -> int:
-    """Say what the SAE at PATH is: format, architecture, shapes, site, normalisation, hash, warnings."""
-    from saebench.sae.inspect import inspect_sae
+def inspect(path: str, format: str | None, select: str | None, hash: bool, given: tuple[str, ...], as_json: bool) -> int:
+    """Say what the SAE at PATH is: format, architecture, shapes, site, normalisation, hash, assumptions, warnings.
 
-    found = inspect_sae(path, format=format)
-    if as_json:
-        put_json(found)
-    else:
-        put_text(_text(found))
+    Of a folder that holds several, each is one row. Settings and headers are read; weights only to hash them.
+    """
+    from saebench.sae.find import find_all
+    from saebench.sae.inspect import inspect_sae, list_saes
+    from saebench.sae.source import Given
+
+    told = pairs(given)
+    several = select is not None or len(find_all(path, None, format, Given(told))) > 1
+    if several:
+        rows = list_saes(path, select, format, given=told)
+        if as_json:
+            put_json(rows)
+        else:
+            put_rows(_table(rows, path))
+            say(f"{len(rows)} SAEs; score some with: saebench run --sae {path} --select GLOB")
+        return 0
+    found = inspect_sae(path, format=format, given=told, hash=hash or None)
+    put_json(found) if as_json else put_text(_text(found))
     return 0
+
+
+def _table(rows: list[dict[str, object]], path: str) -> list[dict[str, object]]:
+    """Return the rows as they are shown: paths below the folder, and a column only where there is something in it."""
+    columns = [key for key in rows[0] if any(row[key] is not None for row in rows)]
+    shown = [{key: _one(row[key]) for key in columns} for row in rows]
+    return [row | {"path": str(row["path"]).removeprefix(f"{path.rstrip('/')}/")} for row in shown]
 
 
 def _text(found: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from saebench.cli.output import json_option, put_json, put_rows, put_text, say
+from saebench.cli.sae_options import pairs, set_option
 
 if TYPE_CHECKING:
     from saebench.run import RunReport
@@ -39,10 +40,12 @@ _MODEL = "Language model, `reference` for the bundled one; the one that the SAE'
 @click.option("--splice-bos", is_flag=True, help="Replace the BOS position too.")
 @click.option("--residual", type=click.Choice(["raw", "centred"]), help="Residual stream that the SAE expects.")
 @click.option("--format", metavar="FORMAT", help="File format of the SAE, if it is not recognised.")
+@click.option("--select", metavar="GLOB", help="Which SAEs of a folder of many, e.g. 'layer_*/width_16k/*'.")
+@set_option
 @click.option("--force", is_flag=True, help="Run again what is finished already; without it a run resumes.")
 @click.option("--dry-run", is_flag=True, help="Print what would be done.")
 @json_option
-def run(as_json: bool, seeds: tuple[int, ...], **options: Any) -> int:
+def run(as_json: bool, seeds: tuple[int, ...], given: tuple[str, ...], **options: Any) -> int:
     """Score SAEs and write one record per SAE, task and seed.
 
     Without --sae the SAEs that ship with saebench are scored on the model that ships with it, by the suite `storyworld`.
@@ -52,6 +55,7 @@ def run(as_json: bool, seeds: tuple[int, ...], **options: Any) -> int:
     from saebench.progress import Progress
     from saebench.reference import with_defaults
 
+    options["given"] = pairs(given)
     config = make_config(**with_defaults(options), **({"seeds": seeds} if seeds else {}))
     from saebench.run import run as run_plan  # after the options are known to be good: this one is slow to import
 

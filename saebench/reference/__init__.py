@@ -139,9 +139,9 @@ def with_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
     if options.get("saes"):
         bundled = all(str(path).startswith(_PREFIX) for path in options["saes"]) and options.get("model") in (None, MODEL)
         return {**options, "suite": suite} if bundled else dict(options)
-    for key in ("site", "format", "residual", "trained_context"):
-        if options.get(key) is not None:
-            raise InputError(f"no SAE given, but --{key.replace('_', '-')}; use --sae PATH (repeat it for several)")
+    for key in ("site", "format", "residual", "trained_context", "select", "given"):
+        if options.get(key):
+            raise InputError(f"no SAE given, but --{'set' if key == 'given' else key.replace('_', '-')}; use --sae PATH (repeat it for several)")
     if options.get("model") not in (None, MODEL):
         raise InputError(f"no SAE given for --model {options['model']}; use --sae PATH (repeat it for several)")
     return {**options, "saes": tuple(saes()), "suite": suite}

@@ -12,6 +12,7 @@ from saebench.sae.load import damage, read_entry
 from saebench.sae.sae import SAE
 from saebench.sae.source import WEIGHTS, Given
 
+_TOLD = ("architecture", "site", "model_id", "d_in", "d_sae", "k")
 _HASHED_BYTES = 128 << 20
 """Weights up to which the hash is worked out unasked: it reads them all."""
 
@@ -47,17 +48,18 @@ def inspect_sae(
     return about
 
 
-def list_saes(path: str | Path, select: str | None = None, format: str | None = None) -> list[dict[str, object]]:
+def list_saes(
+    path: str | Path, select: str | None = None, format: str | None = None, *, given: Mapping[str, str] | None = None
+) -> list[dict[str, object]]:
     """Return a row for each SAE at a path and below: path and format, then architecture, site and sizes, or why it is refused."""
     rows: list[dict[str, object]] = []
-    for found in find_all(path, select, format):
+    for found in find_all(path, select, format, Given(given)):
         row: dict[str, object] = {"path": found.path, "format": found.format}
         try:
             config, _ = read_entry(found, found.path)
-            about = {key: getattr(config, key) for key in ("architecture", "site", "model_id", "d_in", "d_sae", "k")}
-            rows.append(row | about | {"refused": None})
+            rows.append(row | {key: getattr(config, key) for key in _TOLD} | {"refused": None})
         except InputError as error:
-            rows.append(row | {"refused": str(error)})
+            rows.append(row | dict.fromkeys(_TOLD) | {"refused": str(error)})
     return rows
 
 
