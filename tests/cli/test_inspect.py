@@ -1,0 +1,92 @@
+"""inspect and run on folders of many SAEs, and what users tell of an SAE."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from saebench.cli import main
+from saebench.sae import save_native
+from tests.metrics.conftest import random_sae
+
+META = {"model_id": "some/model"}
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Path:
+    """Four SAEs as a release has them, one of them damaged."""
+    for layer in (0, 1):
+        for width in (24, 40):
+            save_native(
+                random_sae(12, width, k=3, site=f"blocks.{layer}.hook_resid_pre", **META),
+                tmp_path / f"layer_{layer}/width_{width}",
+            )
+    (tmp_path / "layer_1/width_40/config.json").write_text('{"saebench_format": 1, "d_in": "x"}')
+    return tmp_path
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> tuple[list[str], str]:
+    told = capsys.readouterr()
+    return told.out.splitlines(), told.err
+
+
+def test_a_folder_of_many_is_a_table_with_paths_below_it(release: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(release)]) == 0
+    out, err = lines(capsys)
+    assert [line.split()[0] for line in out[2:]] == [
+        "layer_0/width_24",
+        "layer_0/width_40",
+        "layer_1/width_24",
+        "layer_1/width_40",
+    ]
+    assert "config.json lacks" in out[-1]  # the damaged one is a row that says why it is refused
+    assert "--select" in err
+
+
+def test_select_chooses_by_the_name_below_the_folder(release: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(release), "--select", "*/width_24", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["site"] for row in rows] == ["blocks.0.hook_resid_pre", "blocks.1.hook_resid_pre"]
+    assert {row["d_sae"] for row in rows} == {24}
+    assert main(["inspect", str(release), "--select", "layer_7/*"]) == 2
+    assert "layer_0/width_24" in lines(capsys)[1]
+
+
+def test_a_run_takes_several_of_a_folder(release: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["run", "--sae", str(release), "--task", "core", "--corpus", "x.npy", "--dry-run", "--json"]
+    assert main([*words, "--select", "layer_0/*"]) == 0
+    assert {row["sae"] for row in json.loads(capsys.readouterr().out)} == {"width_24", "width_40"}
+    assert main(words) == 2  # which of them is not said
+    assert "--select GLOB" in lines(capsys)[1]
+
+
+def test_one_sae_in_a_folder_needs_no_choice(release: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(release / "layer_0/width_24"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["d_sae"] == 24
+
+
+def test_what_is_told_must_have_a_known_name_and_move_something(release: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(release / "layer_0/width_24")
+    for given, said in {"k": "KEY=VALUE", "kk=3": "kk"}.items():
+        assert main(["inspect", path, "--set", given]) == 2
+        assert said in lines(capsys)[1]
+    assert main(["inspect", path, "--set", "k=3", "--set", "k=4"]) == 2
+    assert "twice" in lines(capsys)[1]
+    assert main(["inspect", path, "--set", "k=3"]) == 0
+    assert "moves nothing" in "\n".join(lines(capsys)[0])
+
+
+def test_large_weights_are_hashed_when_asked(
+    release: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import saebench.sae.inspect as module
+
+    monkeypatch.setattr(module, "_HASHED_BYTES", 100)
+    path = str(release / "layer_0/width_24")
+    assert main(["inspect", path, "--json"]) == 0
+    unread = json.loads(capsys.readouterr().out)
+    assert unread["sha256"] is None and unread["tensors"]["W_enc"] == [12, 24]
+    assert main(["inspect", path, "--json", "--hash"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["sha256"]) == 64
