@@ -12,6 +12,7 @@ from typing import Any
 from saebench.errors import InputError
 from saebench.reference import sae_folder
 from saebench.registry import FORMATS
+from saebench.sae.pickles import foreign_class
 from saebench.sae.source import WEIGHTS, Given, Source
 
 _MOST = 10_000
@@ -192,10 +193,16 @@ def _below(found: Found, path: Path) -> str:
 
 
 def _unknown(source: Source) -> InputError:
+    foreign = foreign_class(source.at(source.file)) if source.file and source.file.endswith((".pt", ".pth")) else None
+    if foreign is not None:
+        return InputError(
+            f"{source.path} is a pickle that wants to run {foreign}; refused, nothing was executed. Where you trust it, save its "
+            "tensors with the library that wrote it, as safetensors"
+        )
     may = [name for name, member in FORMATS.items() if hasattr(member, "fits") and member.fits(source)]
     if may:
         return InputError(
             f"the files at {source.path} do not say of which format they are; choose one with --format: {', '.join(may)}"
         )
-    looked = "; ".join(member.looked_for for _, member in FORMATS.items())
+    looked = "; ".join(member.looked_for for _, member in FORMATS.items() if hasattr(member, "looked_for"))
     return InputError(f"{source.path} is no SAE of a known format. Looked for: {looked}")

@@ -2,7 +2,7 @@
 
 A format is a class, registered with ``@FORMATS.register(name)`` or by an entry point of the group ``saebench.formats``, with
 
-- ``looked_for``: what its files are, for messages;
+- ``looked_for``: what its files are, for messages; left out where files are recognised only to be refused;
 - ``rank``: the number of its rule: where several formats know the same file, the smallest wins. A format without one never
   gives way: what another one knows too is refused until ``--format`` chooses;
 - ``detect(source) -> str | None``: the name of the file that holds the weights, if the files are of this format without any
