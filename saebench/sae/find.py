@@ -140,15 +140,17 @@ def detect(source: Source) -> str | None:
 
 def walk(source: Source, given: Given | None = None) -> Iterator[Found]:
     """Yield the SAEs below a folder: folders that are one, else files that are one."""
+    below = {folder for _, member in FORMATS.items() for folder in getattr(member, "below", ())}
     for at, (name, inner, _) in enumerate(os.walk(source.path)):
         inner.sort()
         if at >= _MOST:
             raise InputError(f"{source.path} has more than {_MOST} folders; name one that is nearer to the SAEs")
         folder = Source(Path(name), given=given, root=source.path)
-        if not any(file.endswith(WEIGHTS) for file in folder.names):
+        if not any(file.endswith(WEIGHTS) for file in folder.names) and below.isdisjoint(inner):
             continue
         format = _or_none(folder)
         if format is not None:
+            inner[:] = [one for one in inner if one not in getattr(FORMATS.get(format), "below", ())]
             yield from _parts(Found(source=folder, format=format))
             continue
         for file in folder.names:

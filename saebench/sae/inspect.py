@@ -34,7 +34,8 @@ def inspect_sae(
     found = locate(path, format, Given(given))
     config, entry = read_entry(found, path)
     about: dict[str, object] = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(config).items()}
-    files = {name: found.source.at(name).stat().st_size for name in found.source.names if name.endswith(WEIGHTS)}
+    names = {*found.source.names, found.member.detect(found.source) or ""}  # weights may lie in a folder below
+    files = {name: found.source.at(name).stat().st_size for name in sorted(names) if name.endswith(WEIGHTS)}
     about["bytes"] = sum(files.values())
     if hash or (hash is None and sum(files.values()) <= _HASHED_BYTES):
         with damage(found):

@@ -56,3 +56,14 @@ class Site:
             hint = did_you_mean(name, known) or f" Sites look like {known[0]}."
             raise InputError(f"unknown site {name!r}.{hint} Known in each block: {', '.join(_KINDS)}.")
         return cls(name=name, kind=_KINDS[found[2]], layer=int(found[1]))
+
+
+def in_stream(*names: str | None) -> bool:
+    """Return whether one of these is a known site of the residual stream or of a term of it, so that centring matters there."""
+    for name in names:
+        try:
+            if name is not None and Site.parse(name).written_to_stream:
+                return True
+        except InputError:
+            continue
+    return False

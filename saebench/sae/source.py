@@ -199,7 +199,7 @@ class Source:
         return self._maps.turned(matrix)
 
     def at(self, name: str) -> Path:
-        """Return the path of a file of the folder.
+        """Return the path of a file of the folder, or of a folder in it.
 
         Raises:
             InputError: It is a link that leads out of the folder.
@@ -214,7 +214,7 @@ class Source:
         return path
 
     def _root_of(self, path: Path) -> Path:
-        if path.parent == self.folder:
+        if ".." not in path.relative_to(self.folder).parts:
             return self._root
         return path.parent.resolve()
 

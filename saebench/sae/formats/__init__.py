@@ -8,6 +8,7 @@ A format is a class, registered with ``@FORMATS.register(name)`` or by an entry 
 - ``detect(source) -> str | None``: the name of the file that holds the weights, if the files are of this format without any
   doubt. Reads settings and headers only;
 - ``fits(source) -> bool``, optional: whether they may be; asked if nothing is detected, to tell which ``--format`` to try;
+- ``below``, optional: names of folders in an SAE's folder that hold its weights, not other SAEs;
 - ``parts(source) -> list[str]``, optional: the SAEs of a file that holds several;
 - ``read(source) -> Entry``: what the SAE is, from settings and headers, and how its weights are read.
 
