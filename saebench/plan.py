@@ -12,7 +12,8 @@ from saebench.config import RunConfig
 from saebench.errors import InputError, RecordError
 from saebench.resume import corpus_identity, same_name, same_settings, table_missing
 from saebench.sae import SAE, SAEConfig, load_sae
-from saebench.sae.find import find_all
+from saebench.sae.find import find_names
+from saebench.sae.remote import is_remote
 from saebench.sae.source import Given
 from saebench.store import read_record, record_path
 from saebench.studies.settings import settings_record
@@ -158,7 +159,7 @@ def _paths(config: RunConfig) -> list[str]:
     if config.select is None:
         return list(config.saes)
     given = Given(config.given)
-    return [found.path for path in config.saes for found in find_all(path, config.select, config.format, given)]
+    return [name for path in config.saes for name in find_names(path, config.select, config.format, given)]
 
 
 def _planned(path: str, config: RunConfig) -> PlannedSAE:
@@ -173,6 +174,8 @@ def _planned(path: str, config: RunConfig) -> PlannedSAE:
         given=config.given,
     )
     sae = load()
+    if is_remote(path):  # the same commit again, whatever the branch is by then
+        load = functools.partial(load.func, sae.config.path, **load.keywords)
     return PlannedSAE(config=sae.config, sha256=sae.sha256, dtype=str(sae.dtype).removeprefix("torch."), load=load)
 
 

@@ -22,12 +22,12 @@ def inspect(path: str, format: str | None, select: str | None, hash: bool, given
 
     Of a folder that holds several, each is one row. Settings and headers are read; weights only to hash them.
     """
-    from saebench.sae.find import find_all
+    from saebench.sae.find import find_names
     from saebench.sae.inspect import inspect_sae, list_saes
     from saebench.sae.source import Given
 
     told = pairs(given)
-    several = select is not None or len(find_all(path, None, format, Given(told))) > 1
+    several = select is not None or len(find_names(path, None, format, Given(told))) > 1
     if several:
         rows = list_saes(path, select, format, given=told)
         if as_json:

@@ -9,10 +9,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from saebench.errors import InputError
+from saebench.errors import InputError, first_line
 from saebench.reference import sae_folder
 from saebench.registry import FORMATS
 from saebench.sae.pickles import foreign_class
+from saebench.sae.remote import is_remote, list_remote, open_remote
 from saebench.sae.source import WEIGHTS, Given, Source
 
 _MOST = 10_000
@@ -30,7 +31,7 @@ class Found:
     @property
     def path(self) -> str:
         """What names it: a folder or a file, and ``#PART`` for one of several in a file."""
-        return str(self.source.path) + (f"#{self.source.part}" if self.source.part else "")
+        return self.source.called + (f"#{self.source.part}" if self.source.part else "")
 
     @property
     def member(self) -> Any:
@@ -50,6 +51,7 @@ def locate(path: str | Path, format: str | None = None, given: Given | None = No
         InputError: Nothing is there, no format or several fit, or there are several SAEs.
     """
     source = open_path(path, given)
+    format = format or (source.origin.format if source.origin else None)
     if format is not None:
         FORMATS.get(format)
         return _whole(Found(source=source, format=format))
@@ -73,13 +75,18 @@ def find_all(path: str | Path, select: str | None = None, format: str | None = N
 
     Args:
         path: As :func:`locate`.
-        select: Shell pattern of the part of the name below ``path``; ``None``: all.
+        select: Shell pattern of the part of the name below ``path``; ``None``: all. Of a repository, whose files are fetched
+            here, several have to be asked for: ``*`` is all.
         format: Only of this format.
         given: What the user told.
 
     Raises:
         InputError: Nothing is there, or nothing that fits; the message says what there is.
     """
+    if is_remote(path):
+        if select is None and len(list_remote(path)) > 1:
+            locate(path, format, given)  # says which there are
+        return [locate(one, format, given) for one in list_remote(path, select)]
     source = open_path(path, given)
     name = format or detect(source)
     if name is not None and (source.file or format is None or FORMATS.get(format).detect(source)):
@@ -97,6 +104,21 @@ def find_all(path: str | Path, select: str | None = None, format: str | None = N
     return chosen
 
 
+def find_names(path: str | Path, select: str | None = None, format: str | None = None, given: Given | None = None) -> list[str]:
+    """Return what names each SAE of :func:`find_all`; of a repository all are meant if ``select`` is ``None``, none is fetched.
+
+    Args:
+        path: As :func:`find_all`.
+        select: Likewise.
+        format: Likewise; a repository's SAEs are listed whatever their format.
+        given: Likewise.
+
+    Raises:
+        InputError: As :func:`find_all`.
+    """
+    return list_remote(path, select) if is_remote(path) else [one.path for one in find_all(path, select, format, given)]
+
+
 def open_path(path: str | Path, given: Given | None = None) -> Source:
     """Return the source at a path as users write it.
 
@@ -106,13 +128,19 @@ def open_path(path: str | Path, given: Given | None = None) -> Source:
     bundled = sae_folder(path)
     if bundled is not None:
         return Source(bundled, given=given)
-    place, part = Path(path).expanduser(), None
-    if not place.exists() and "#" in str(path):
-        text, _, part = str(path).rpartition("#")
-        place = Path(text).expanduser()
-    if not place.exists():
-        raise InputError(f"no such file or folder: {path}")
-    return Source(place, given=given, part=part)
+    if is_remote(path):
+        return open_remote(path, given)
+    part = None
+    try:
+        place = Path(path).expanduser()
+        if not place.exists() and "#" in str(path):
+            text, _, part = str(path).rpartition("#")
+            place = Path(text).expanduser()
+        if not place.exists():
+            raise InputError(f"no such file or folder: {path}")
+        return Source(place, given=given, part=part)
+    except (OSError, ValueError, RuntimeError) as error:  # names that are too long, links in a ring, folders that may not be read
+        raise InputError(f"{path} cannot be opened: {first_line(error)}") from None
 
 
 def detect(source: Source) -> str | None:
@@ -124,7 +152,7 @@ def detect(source: Source) -> str | None:
     best: dict[str, tuple[int, str]] = {}
     others: list[str] = []
     for name, member in FORMATS.items():
-        file: str | None = member.detect(source)
+        file: str | None = _asked(source, name, "detect")
         rank: int | None = getattr(member, "rank", None)
         if file is None:
             continue
@@ -134,7 +162,7 @@ def detect(source: Source) -> str | None:
             best[file] = min(best.get(file, (rank, name)), (rank, name))
     names = sorted([*others, *(name for _, name in best.values())])
     if len(names) > 1:
-        raise InputError(f"{source.path} fits several formats: {', '.join(names)}; choose one with --format")
+        raise InputError(f"{source.called} fits several formats: {', '.join(names)}; choose one with --format")
     return names[0] if names else None
 
 
@@ -145,20 +173,20 @@ def walk(source: Source, given: Given | None = None) -> Iterator[Found]:
         inner.sort()
         if at >= _MOST:
             raise InputError(f"{source.path} has more than {_MOST} folders; name one that is nearer to the SAEs")
-        folder = Source(Path(name), given=given, root=source.path)
+        folder = source.below(Path(name))
         if not any(file.endswith(WEIGHTS) for file in folder.names) and below.isdisjoint(inner):
             continue
         format = _or_none(folder)
         if format is not None:
             inner[:] = [one for one in inner if one not in getattr(FORMATS.get(format), "below", ())]
-            yield from _parts(Found(source=folder, format=format))
+            yield from _parts_or_none(Found(source=folder, format=format))
             continue
         for file in folder.names:
             if file.endswith(WEIGHTS):
-                one = Source(Path(name) / file, given=given, root=source.path)
+                one = source.below(Path(name) / file)
                 format = _or_none(one)
                 if format is not None:
-                    yield from _parts(Found(source=one, format=format))
+                    yield from _parts_or_none(Found(source=one, format=format))
 
 
 def _or_none(source: Source) -> str | None:
@@ -169,15 +197,31 @@ def _or_none(source: Source) -> str | None:
         return None
 
 
+def _asked(source: Source, format: str, question: str) -> Any:
+    """Return what a format says of a source; whatever damaged files make it raise becomes one line that names them."""
+    try:
+        return getattr(FORMATS.get(format), question)(source)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{source.called} cannot be looked at as an SAE of format {format} ({type(error).__name__}: {first_line(error)}); "
+            "its files are damaged or of another kind, fetch it again"
+        ) from error
+
+
 def _parts(found: Found) -> list[Found]:
-    parts = getattr(found.member, "parts", None)
-    if parts is None or found.source.part is not None:
+    if not hasattr(found.member, "parts") or found.source.part is not None:
         return [found]
     source = found.source
-    return [
-        Found(source=Source(source.path, given=source.given, part=part, root=source.folder), format=found.format)
-        for part in parts(source)
-    ]
+    return [Found(source=source.below(source.path, part), format=found.format) for part in _asked(source, found.format, "parts")]
+
+
+def _parts_or_none(found: Found) -> list[Found]:
+    try:
+        return _parts(found)
+    except InputError:
+        return []
 
 
 def _whole(found: Found) -> Found:
@@ -185,7 +229,7 @@ def _whole(found: Found) -> Found:
     parts = _parts(found)
     if len(parts) > 1:
         names = ", ".join(one.path for one in parts[:_SOME])
-        raise InputError(f"{found.source.path} holds {len(parts)} SAEs; name one, or choose with --select GLOB: {names}")
+        raise InputError(f"{found.source.called} holds {len(parts)} SAEs; name one, or choose with --select GLOB: {names}")
     return parts[0] if parts else found
 
 
@@ -201,10 +245,10 @@ def _unknown(source: Source) -> InputError:
             f"{source.path} is a pickle that wants to run {foreign}; refused, nothing was executed. Where you trust it, save its "
             "tensors with the library that wrote it, as safetensors"
         )
-    may = [name for name, member in FORMATS.items() if hasattr(member, "fits") and member.fits(source)]
+    may = [name for name, member in FORMATS.items() if hasattr(member, "fits") and _asked(source, name, "fits")]
     if may:
         return InputError(
-            f"the files at {source.path} do not say of which format they are; choose one with --format: {', '.join(may)}"
+            f"the files at {source.called} do not say of which format they are; choose one with --format: {', '.join(may)}"
         )
     looked = "; ".join(member.looked_for for _, member in FORMATS.items() if hasattr(member, "looked_for"))
-    return InputError(f"{source.path} is no SAE of a known format. Looked for: {looked}")
+    return InputError(f"{source.called} is no SAE of a known format. Looked for: {looked}")

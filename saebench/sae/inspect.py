@@ -7,8 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from saebench.errors import InputError
-from saebench.sae.find import Found, find_all, locate
+from saebench.sae.find import Found, find_all, find_names, locate
 from saebench.sae.load import damage, read_entry
+from saebench.sae.remote import is_remote
 from saebench.sae.sae import SAE
 from saebench.sae.source import WEIGHTS, Given
 
@@ -52,8 +53,14 @@ def inspect_sae(
 def list_saes(
     path: str | Path, select: str | None = None, format: str | None = None, *, given: Mapping[str, str] | None = None
 ) -> list[dict[str, object]]:
-    """Return a row for each SAE at a path and below: path and format, then architecture, site and sizes, or why it is refused."""
+    """Return a row for each SAE at a path and below: path and format, then architecture, site and sizes, or why it is refused.
+
+    Of SAEs that lie in a repository the rows hold the names alone.
+    """
     rows: list[dict[str, object]] = []
+    if is_remote(path):  # the names say no more, and nothing is fetched to list them
+        nothing = {"format": None} | dict.fromkeys(_TOLD) | {"refused": None}
+        return [{"path": name} | nothing for name in find_names(path, select, format)]
     for found in find_all(path, select, format, Given(given)):
         row: dict[str, object] = {"path": found.path, "format": found.format}
         try:

@@ -14,7 +14,7 @@ from saebench.errors import InputError, first_line
 from saebench.sae.find import Found, locate
 from saebench.sae.sae import SAE, SAEConfig
 from saebench.sae.site import Site
-from saebench.sae.source import Entry, Given
+from saebench.sae.source import Entry, Given, Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +38,8 @@ def load_sae(
 
     Args:
         path: Its folder, a file in it, a folder with exactly one SAE inside, ``FILE#PART`` for one of several in a file, or
-            ``reference:NAME``, which is bundled.
+            ``reference:NAME``, which is bundled; or ``hub:REPO[@REVISION][:FOLDER-OR-FILE]`` or ``saelens:RELEASE/ID``, fetched
+            where it is not in the hub's cache.
         format: One of ``saebench list formats``; found from the files if ``None``.
         site: Takes the place of the site its files name, with a warning.
         model_id: Takes the place of the model its files name, with a warning.
@@ -49,7 +50,8 @@ def load_sae(
         dtype: Dtype of weights; float32 if ``None``.
 
     Raises:
-        InputError: No such path, no known format, several that fit, or files that are damaged or contradict each other.
+        InputError: No such path, no known format, several that fit, files that are damaged or contradict each other, or a hub
+            that does not give them.
     """
     found = locate(path, format, Given(given))
     told = {"site": site, "model_id": model_id, "residual": residual, "context_length": context_length}
@@ -74,7 +76,8 @@ def read_entry(found: Found, path: str | Path, told: Mapping[str, Any] | None = 
 
     with damage(found):
         entry = found.member.read(found.source)
-    own, given = entry.config, found.source.given
+    origin = found.source.origin
+    own, given = origin.amend(entry.config) if origin else entry.config, found.source.given
     changes: dict[str, Any] = {"name": sae_name(found), "path": str(path) if str(path).startswith("reference:") else found.path}
     warnings = list(own.warnings)
     for key, value in (told or {}).items():
@@ -110,12 +113,22 @@ def damage(found: Found) -> Iterator[None]:
 def sae_name(found: Found) -> str:
     """Return a short name: the folder's or file's own, with what it lies in where it alone says little."""
     source = found.source
-    own = Path(os.path.abspath(source.path))  # links keep their names: a hub's cache links to files that are called by their hash
+    from_hub = source.origin is not None or "/" in source.words[0]  # there folders are called by commits, and files by hashes
+    own = Path(*source.words) if from_hub else Path(os.path.abspath(source.path))
     if source.part:
         return f"{own.stem}-{source.part}"
     if source.file is not None and not getattr(found.member, "own_files", False):
+        if own.parent.name == "checkpoints":
+            return f"{own.parent.parent.name}-{own.stem}"
         own = own.parent
     elif source.file is not None:
-        return f"{own.parent.name}-{own.name.removesuffix(own.suffix)}"
-    generic = own.name.startswith(("trainer_", "layers.", "h.", "layer_", "final", "checkpoint"))
-    return f"{own.parent.name}-{own.name}" if generic else own.name
+        return f"{_folder_name(own.parent, source)}-{own.name.removesuffix(own.suffix)}"
+    generic = own.name.startswith(
+        ("trainer_", "layers.", "h.", "layer_", "seed", "final", "checkpoint", "average_l0_", "canonical")
+    )
+    return f"{own.parent.name}-{own.name}" if generic else _folder_name(own, source)
+
+
+def _folder_name(folder: Path, source: Source) -> str:
+    """Return the folder's name; in a hub's cache, where the outermost is called by its commit, the repository's."""
+    return source.words[0].rsplit("/", 1)[-1] if folder.parent.name == "snapshots" else folder.name

@@ -15,10 +15,13 @@ from saebench.errors import InputError, did_you_mean
 from saebench.sae.containers import npz_headers, open_npz, open_safetensors, open_torch, safetensors_headers
 from saebench.sae.files import read_json, read_yaml
 from saebench.sae.mapped import Header, Maps
+from saebench.sae.origin import Origin
 from saebench.sae.sae import SAEConfig, SAEWeights
 
 T = TypeVar("T")
 WEIGHTS = (".safetensors", ".pt", ".pth", ".npz")
+_SETTINGS = (".json", ".yaml", ".yml")
+_MOST_ENTRIES = 500_000
 GIVEN = {
     "k": "active latents per token",
     "class": "class of the library that trained it, where its files do not name one",
@@ -33,24 +36,25 @@ class Given:
 
     Args:
         values: By the names of ``GIVEN``.
+        known: Likewise, what the place that the files come from says; used where the user told nothing.
 
     Raises:
         InputError: An unknown name.
     """
 
-    def __init__(self, values: Mapping[str, str] | None = None) -> None:
-        self.values = dict(values or {})
+    def __init__(self, values: Mapping[str, str] | None = None, known: Mapping[str, str] | None = None) -> None:
+        self.values, self.known = dict(values or {}), dict(known or {})
         self.asked: set[str] = set()
         for key in self.values:
             if key not in GIVEN:
                 raise InputError(f"--set {key}: no such setting of an SAE.{did_you_mean(key, GIVEN)} Known: {', '.join(GIVEN)}.")
 
     def get(self, key: str, kind: Callable[[str], T] = str) -> T | None:
-        """Return what was told of ``key``, as ``kind`` makes it of the text; ``None`` where nothing was."""
+        """Return what was told or is known of ``key``, as ``kind`` makes it of the text; ``None`` where nothing is."""
         assert key in GIVEN, key
         self.asked.add(key)
         if key not in self.values:
-            return None
+            return kind(self.known[key]) if key in self.known else None
         try:
             return kind(self.values[key])
         except ValueError:
@@ -90,19 +94,23 @@ class Source:
         given: What the user told.
         part: One SAE of a file that holds several: what stands behind ``#``.
         words: Names that say where the files come from, the repository's first; the path's own parts if ``None``.
-        root: Folder that links may not lead out of; the folder of ``path`` if ``None``.
+        root: Folder that links may not lead out of; the folder of ``path`` if ``None``. In a hub's cache, whose snapshots are
+            links, all that belongs to the repository is allowed besides.
+        origin: Where the files were fetched from, if they were.
     """
 
     def __init__(
         self, path: Path, *, given: Given | None = None, part: str | None = None, words: Sequence[str] | None = None,
-        root: Path | None = None,
+        root: Path | None = None, origin: Origin | None = None,
     ) -> None:  # fmt: skip
         self.path, self.given, self.part = path, given or Given(), part
         self.file = path.name if path.is_file() else None
         """Name of the file that was named; ``None`` for a folder."""
         self.folder = path.parent if self.file else path
         self._words = words
+        self.origin = origin
         self._root = (root or self.folder).resolve()
+        self._stores = _stores(self.folder)
         self._maps = Maps()
         self._headers: dict[str, dict[str, Header]] = {}
         self._loaded: dict[str, Any] = {}
@@ -118,6 +126,18 @@ class Source:
         if self.file is None:
             return tuple(names)
         return tuple(name for name in names if name == self.file or not name.endswith(WEIGHTS))
+
+    @property
+    def called(self) -> str:
+        """What messages and records call it: its path, or where it was fetched from."""
+        return str(self.path) if self.origin is None else self.origin.name
+
+    def below(self, path: Path, part: str | None = None) -> Source:
+        """Return the source at ``path``, which lies in this one or is it, as of the same place."""
+        inner = path.relative_to(self.path).as_posix()
+        words = None if self._words is None else (*self._words, *Path(inner).parts)
+        origin = None if self.origin is None else self.origin.below(inner)
+        return Source(path, given=self.given, part=part, words=words, root=self._root, origin=origin)
 
     @cached_property
     def words(self) -> tuple[str, ...]:
@@ -156,7 +176,7 @@ class Source:
             elif name.endswith(".npz"):
                 self._headers[name] = npz_headers(path)
             else:
-                self._headers[name] = _headers_of(self.contents(name))
+                self._headers[name] = _headers_of(self.contents(name), path)
         return self._headers[name]
 
     def keys(self, name: str | None) -> frozenset[str]:
@@ -175,7 +195,9 @@ class Source:
             return open_safetensors(path, self._maps)
         if name.endswith(".npz"):
             return open_npz(path)
-        return {key: one for key, one in self.mapping(name).items() if isinstance(one, Tensor)}
+        found = self.mapping(name)
+        del self._loaded[name]  # who asks again gets tensors of his own, as of other files
+        return {key: one for key, one in found.items() if isinstance(one, Tensor)}
 
     def contents(self, name: str, inert: Sequence[type] = ()) -> Any:
         """Return everything that a torch file holds, ``inert`` classes standing in for its own."""
@@ -206,29 +228,48 @@ class Source:
         """
         path = self.folder / name
         try:
-            inside = path.resolve().is_relative_to(self._root_of(path))
-        except (OSError, RuntimeError):
+            real = path.resolve()
+            inside = any(real.is_relative_to(root) for root in (self._root_of(path), *self._stores))
+        except (OSError, RuntimeError, ValueError):
             inside = False
         if not inside:
             raise InputError(f"{path} is a link that leads out of {self._root}; copy the file there, or name what it links to")
         return path
 
     def _root_of(self, path: Path) -> Path:
-        if ".." not in path.relative_to(self.folder).parts:
+        """Return what a path may not lead out of: settings, and only they, may also lie one or two folders above."""
+        parts = path.relative_to(self.folder).parts
+        if ".." not in parts:
             return self._root
+        if parts[:-1] not in (("..",), ("..", "..")) or not path.name.endswith(_SETTINGS):
+            raise ValueError(f"{path} is outside")
         return path.parent.resolve()
 
     def _setting(self, name: str, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
         path = self.at(name)
         if path not in self._settings:
-            self._settings[path] = read(path)
+            known = {} if self.origin is None else self.origin.settings.get(name, {})
+            self._settings[path] = {**read(path), **known}
         return self._settings[path]
 
 
-def _headers_of(loaded: Any) -> dict[str, Header]:
+def _stores(folder: Path) -> tuple[Path, ...]:
+    """Return the folders that links of a snapshot in a hub's cache lead to: its repository's, and the store that all share."""
+    parts = folder.absolute().parts
+    for at in range(len(parts) - 2):
+        if parts[at].startswith("models--") and parts[at + 1] == "snapshots":
+            cache = Path(*parts[:at])
+            shared = [cache / "blobs"] if (cache / "blobs" / ".huggingface-shared-blobs").is_file() else []
+            return tuple(one.resolve() for one in (cache / parts[at], *shared))
+    return ()
+
+
+def _headers_of(loaded: Any, path: Path) -> dict[str, Header]:
     found: dict[str, Header] = {}
     if not isinstance(loaded, dict):
         return found
+    if sum(len(value) if isinstance(value, dict) else 1 for value in loaded.values()) > _MOST_ENTRIES:
+        raise InputError(f"{path} has more than {_MOST_ENTRIES} entries, too many for an SAE; it is of another kind")
     for key, value in loaded.items():
         for inner, one in value.items() if isinstance(value, dict) else ((None, value),):
             if isinstance(one, Tensor):
