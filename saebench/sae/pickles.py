@@ -30,31 +30,33 @@ def foreign_class(path: Path, known: Collection[str] = ()) -> str | None:
         path: A zip archive of ``torch.save``, a legacy torch file, or any pickle. Damage ends the search, not the program.
         known: Classes that are passed over.
     """
+    return next((name for name in foreign_classes(path) if name not in known), None)
+
+
+def foreign_classes(path: Path) -> Iterator[str]:
+    """Yield all of them, in the file's order and as often as they stand there."""
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 for member in archive.namelist():
                     if member.endswith(".pkl"):
                         with archive.open(member) as stream:
-                            found = _foreign(stream, 1, known)
-                        if found is not None:
-                            return found
-            return None
+                            yield from _foreign(stream, 1)
+            return
         with open(path, "rb") as stream:
-            return _foreign(stream, _PROTOCOL_0_STREAMS, known)
+            yield from _foreign(stream, _PROTOCOL_0_STREAMS)
     except Exception:  # damaged archives raise many kinds; loading says that it is damaged
-        return None
+        return
 
 
-def _foreign(stream: Any, pickles: int, known: Collection[str]) -> str | None:
+def _foreign(stream: Any, pickles: int) -> Iterator[str]:
     for _ in range(pickles):
         try:
             for module, attribute in _imports(stream):
-                if not _HARMLESS.fullmatch(f"{module} {attribute}") and f"{module}.{attribute}" not in known:
-                    return f"{module}.{attribute}"
+                if not _HARMLESS.fullmatch(f"{module} {attribute}"):
+                    yield f"{module}.{attribute}".encode("unicode_escape").decode()  # it goes into messages of one line
         except Exception:  # no pickle, or the end of one
-            return None
-    return None
+            return
 
 
 def _imports(stream: Any) -> Iterator[tuple[str, str]]:
