@@ -16,7 +16,7 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     saes: tuple[str, ...] = ()
-    """Folders or files, one an SAE; ``reference:NAME`` is one that ships with saebench."""
+    """Folders or files, one an SAE; ``reference:NAME`` ships with saebench, ``hub:…`` and ``saelens:…`` are fetched."""
     model: str | None = None
     """Hub id, folder, or ``reference``, the model that ships with saebench; where ``None`` each SAE's own files must say it."""
     site: str | None = None

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from saebench.run import RunReport
 
 _PATH = click.Path(path_type=Path)
-_SAE = "Folder or file of an SAE; may be repeated. `reference:NAME` is a bundled one; if left out, all of those are scored."
+_SAE = (
+    "Folder or file of an SAE; may be repeated. `reference:NAME` is a bundled one, `hub:REPO[:FOLDER]` and `saelens:RELEASE/ID` "
+    "are fetched; if left out, all bundled ones are scored."
+)
 _MODEL = "Language model, `reference` for the bundled one; the one that the SAE's own files name if left out."
 
 

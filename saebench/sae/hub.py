@@ -109,7 +109,7 @@ def open_address(
     where = snapshot(address.repo, address.revision)
     inside, part = _split(address.inside, where)
     chosen = _one(where, inside, address)
-    folder = fetch(where, chosen.weights, settings_of(where.files, chosen))
+    folder = fetch(where, address.revision, chosen.weights, settings_of(where.files, chosen))
     pinned = replace(address, revision=where.commit, inside="")
     origin = Origin(
         place=pinned.text if place is None else place.replace("COMMIT", where.commit),

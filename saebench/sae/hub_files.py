@@ -64,22 +64,22 @@ def snapshot(repo: str, revision: str | None) -> Snapshot:
         raise InputError(f"{constants.ENDPOINT} names no commit of {repo}; HF_ENDPOINT should be a hub that does")
     found = Snapshot(repo=repo, commit=info.sha, files=tuple(sorted(filter(_inside, names))))
     _known[constants.ENDPOINT, repo, info.sha] = found
-    _remember(repo, revision or constants.DEFAULT_REVISION, info.sha)
     return found
 
 
-def fetch(where: Snapshot, weights: Sequence[str], settings: Sequence[str]) -> Path:
+def fetch(where: Snapshot, revision: str | None, weights: Sequence[str], settings: Sequence[str]) -> Path:
     """Bring files into the hub's cache, if they are not there, and return the folder of the snapshot.
 
     Args:
         where: The repository.
+        revision: What the commit was called: with ``HF_HUB_OFFLINE=1`` it will be found by that name.
         weights: Fetched whatever their size.
         settings: Those of more than 1 MB are left out.
 
     Raises:
         InputError: As :func:`snapshot`, or the disk is full.
     """
-    from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
 
     missing = [name for name in settings if not isinstance(try_to_load_from_cache(where.repo, name, revision=where.commit), str)]
     try:
@@ -93,6 +93,8 @@ def fetch(where: Snapshot, weights: Sequence[str], settings: Sequence[str]) -> P
     folder = path.parents[len(PurePosixPath(name).parts) - 1]
     if folder.name != where.commit:
         raise InputError(f"the hub answered with commit {folder.name} of {where.repo} when asked for {where.commit}; try again")
+    if not where.offline:
+        _remember(where.repo, revision or constants.DEFAULT_REVISION, where.commit)
     return folder
 
 

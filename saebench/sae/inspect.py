@@ -59,8 +59,8 @@ def list_saes(
     """
     rows: list[dict[str, object]] = []
     if is_remote(path):  # the names say no more, and nothing is fetched to list them
-        nothing = {"format": None} | dict.fromkeys(_TOLD) | {"refused": None}
-        return [{"path": name} | nothing for name in find_names(path, select, format)]
+        nothing: dict[str, object] = dict.fromkeys(("format", *_TOLD, "refused"), None)
+        return [{"path": name, **nothing} for name in find_names(path, select, format)]
     for found in find_all(path, select, format, Given(given)):
         row: dict[str, object] = {"path": found.path, "format": found.format}
         try:
@@ -72,4 +72,6 @@ def list_saes(
 
 
 def _stored(found: Found, files: Mapping[str, int]) -> dict[str, list[int]]:
-    return {key: list(one.shape) for name in files for key, one in found.source.headers(name).items()}
+    """Return shapes by name; files beside the SAE's that cannot be read, such as a trainer's state, are passed over."""
+    source = found.source
+    return {key: list(one.shape) for name in files if source.keys(name) for key, one in source.headers(name).items()}

@@ -58,21 +58,22 @@ def sparsify_repo(root: Path) -> None:
     (root / "too-large.json").write_text(json.dumps("x" * (1 << 20)))
 
 
+def dictionary_learning_folder(folder: Path, n: int) -> None:
+    trainer = {
+        "trainer_class": "TopKTrainer", "dict_class": "AutoEncoderTopK", "activation_dim": D, "dict_size": S, "k": 4, "layer": 3,
+        "submodule_name": "resid_post_layer_3", "lm_name": "pythia-70m",
+    }  # fmt: skip
+    write_json(folder / "config.json", {"trainer": trainer, "buffer": {"ctx_len": 64}})
+    w = native_turned(n)
+    weights = {"encoder.weight": w["W_enc"].T, "encoder.bias": w["b_enc"], "decoder.weight": w["W_dec"].T, "b_dec": w["b_dec"]}
+    torch.save(weights | {"k": torch.tensor(4)}, folder / "ae.pt")
+    (folder / "checkpoints").mkdir()
+    torch.save(weights, folder / "checkpoints/ae_1000.pt")
+
+
 def dictionary_learning_repo(root: Path) -> None:
     for n in (0, 1):
-        folder = root / f"sweep/resid_post_layer_3/trainer_{n}"
-        trainer = {"dict_class": "AutoEncoderTopK", "k": 4, "submodule_name": "resid_post_layer_3", "lm_name": "pythia-70m"}
-        write_json(folder / "config.json", {"trainer": trainer, "buffer": {"ctx_len": 64}})
-        w = native_turned(n)
-        weights = {
-            "encoder.weight": w["W_enc"].T,
-            "encoder.bias": w["b_enc"],
-            "decoder.weight": w["W_dec"].T,
-            "b_dec": w["b_dec"],
-        }
-        torch.save(weights | {"k": torch.tensor(4)}, folder / "ae.pt")
-        (folder / "checkpoints").mkdir()
-        torch.save(weights, folder / "checkpoints/ae_1000.pt")
+        dictionary_learning_folder(root / f"sweep/resid_post_layer_3/trainer_{n}", n)
 
 
 def gemma_scope_repo(root: Path) -> None:

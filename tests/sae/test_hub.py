@@ -125,6 +125,16 @@ def test_of_several_one_has_to_be_chosen(hub: FakeHub, gpt2: str, tmp_path: Path
     assert [item.sae.config.path for item in make_plan(config).items] == [f"hub:{GPT2}@{gpt2}:{LAYER_8}"]
 
 
+def test_listing_leaves_the_cache_as_it_is(hub: FakeHub, gpt2: str, cache: Path, tmp_path: Path) -> None:
+    """Else a branch would point to a commit of which nothing is there, and what is there could not be used without a network."""
+    load_sae(f"hub:{GPT2}:{LAYER_8}")
+    before = {one: one.read_bytes() for one in cache.rglob("*") if one.is_file()}
+    sae_lens(tmp_path / "newer", LAYER_8, seed=99)
+    hub.push(GPT2, tmp_path / "newer")
+    list_saes(f"hub:{GPT2}")
+    assert {one: one.read_bytes() for one in cache.rglob("*") if one.is_file()} == before
+
+
 def test_a_folder_of_a_repository_with_one_sae_below_is_that_sae(hub: FakeHub, tmp_path: Path) -> None:
     sae_lens(tmp_path / "repo", "a/b/blocks.3.hook_resid_pre")
     sae_lens(tmp_path / "repo", "c/blocks.4.hook_resid_pre")
