@@ -15,13 +15,17 @@ except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0.0.0+uninstalled"
 
 _PUBLIC = {
+    "check_format": "saebench.check",
+    "check_sae": "saebench.check",
     "load_sae": "saebench.sae",
     "load_model": "saebench.api",
     "load_session": "saebench.api",
     "evaluate": "saebench.api",
     "read_results": "saebench.api",
 }
-__all__ = ["__version__", "evaluate", "load_model", "load_sae", "load_session", "read_results"]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
+    "__version__", "check_format", "check_sae", "evaluate", "load_model", "load_sae", "load_session", "read_results",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from saebench.config import make_config
+from saebench.config import RunConfig, make_config
 from saebench.data import Corpus, build_corpus
 from saebench.errors import IncompleteError, InputError
 from saebench.lm.model import LanguageModel, load_model
@@ -101,21 +101,34 @@ def load_session(
     )  # fmt: skip
     sae = load_sae(
         sae_path, format=format, site=site, model_id=model, residual=residual, context_length=trained_context, given=given
-    )  # fmt: skip
-    name = model or sae.config.model_id
+    )
+    return session_of(sae, config)
+
+
+def session_of(sae: SAE, config: RunConfig) -> Session:
+    """Return the session of an SAE that is loaded.
+
+    Args:
+        sae: The SAE.
+        config: Model, corpus, device and the like; its first seed chooses the tokens.
+
+    Raises:
+        InputError: As :func:`load_session`.
+    """
+    name = config.model or sae.config.model_id
     if not name or not sae.config.site:
-        raise InputError(f"{sae_path} does not say its model and site; give model=… and site=…")
-    lm = load_model(name, device=device, dtype=dtype)
+        raise InputError(f"{config.saes[0]} does not say its model and site; give model=… and site=…")
+    lm = load_model(name, device=config.device, dtype=config.dtype)
     port = Port(lm, sae.config.site, sae.config.site_out)
     check_widths(port, [sae.config])
     core = load_task("core")
     assert isinstance(core, StreamTask)
     tokens = build_corpus(
-        corpus_spec(config, core), lm.tokenizer, seed=seed, max_context=lm.n_ctx, limit=limit,
-        data_dir=data_dir, vocab_size=lm.d_vocab,
+        corpus_spec(config, core), lm.tokenizer, seed=config.seeds[0], max_context=lm.n_ctx, limit=config.limit,
+        data_dir=config.data_dir, vocab_size=lm.d_vocab,
     )  # fmt: skip
     sae = sae.to(device=lm.device).that_centres(centring(port, sae.config)[0])
-    return Session(model=lm, sae=sae, port=port, corpus=tokens, splice_bos=splice_bos)
+    return Session(model=lm, sae=sae, port=port, corpus=tokens, splice_bos=config.splice_bos)
 
 
 def evaluate(saes: Sequence[str | Path], tasks: Sequence[str] = ("core",), **options: Any) -> list[Record]:

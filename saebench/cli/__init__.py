@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import click
 
 from saebench import __version__
+from saebench.cli.check import check
 from saebench.cli.fit_scaling import fit_scaling
 from saebench.cli.inspect import inspect
 from saebench.cli.listing import list_
@@ -28,12 +29,12 @@ _INTERRUPTED = 130
 def cli() -> None:
     """How good is a sparse autoencoder (SAE), and where does it break?
 
-    Data goes to standard output, progress and messages to standard error. Exit codes: 0 done, 2 usage or input error,
-    3 incomplete (the rest is saved), 4 records invalid or not comparable.
+    Data goes to standard output, progress and messages to standard error. Exit codes: 0 done, 1 a check failed, 2 usage or
+    input error, 3 incomplete (the rest is saved), 4 records invalid or not comparable.
     """
 
 
-for _command in (run, train, fit_scaling, inspect, list_, show, report):
+for _command in (run, train, fit_scaling, inspect, check, list_, show, report):
     cli.add_command(_command)
 
 
