@@ -59,7 +59,7 @@ def list_saes(
     """
     rows: list[dict[str, object]] = []
     if is_remote(path):  # the names say no more, and nothing is fetched to list them
-        nothing: dict[str, object] = dict.fromkeys(("format", *_TOLD, "refused"), None)
+        nothing: dict[str, object] = {key: None for key in ("format", *_TOLD, "refused")}
         return [{"path": name, **nothing} for name in find_names(path, select, format)]
     for found in find_all(path, select, format, Given(given)):
         row: dict[str, object] = {"path": found.path, "format": found.format}
