@@ -159,6 +159,11 @@ def test_the_pages_have_their_marks(page: str):
     assert generate.filled((ROOT / page).read_text(encoding="utf-8"), "")
 
 
+def test_the_page_of_formats_lists_those_that_are_registered():
+    page = (ROOT / "docs/formats.md").read_text(encoding="utf-8")
+    assert page == generate.filled(page, generate.formats())
+
+
 def test_committed_records_are_free_of_folders():
     for record in committed():
         assert not Path(record.sae.path).is_absolute() and not Path(record.model.id).is_absolute()
