@@ -104,6 +104,14 @@ def number(config: dict[str, Any], key: str, path: Path) -> int:
     return int(value)
 
 
+def real(config: dict[str, Any], key: str, path: Path) -> float:
+    """Return the number ``config[key]``, or say what is wrong with it."""
+    value = config.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InputError(f"{path}: {key!r} should be a number, found {value!r}")
+    return float(value)
+
+
 def n_tokens(config: dict[str, Any], key: str, path: Path) -> int | None:
     """Return the number of tokens ``config[key]``, ``None`` where it is absent or null, or say what is wrong with it."""
     if config.get(key) is None:
