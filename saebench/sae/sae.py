@@ -20,8 +20,9 @@ from saebench.errors import InputError
 from saebench.sae import activations
 from saebench.sae.latents import Latents
 from saebench.sae.mapped import all_finite, slabs
+from saebench.sae.pursuit import Pursuit, matching_pursuit
 
-Activation = Literal["relu", "topk", "signed_topk", "abstopk", "groupmax", "jumprelu", "gated"]
+Activation = Literal["relu", "topk", "signed_topk", "abstopk", "groupmax", "jumprelu", "gated", "matching_pursuit"]
 Normalisation = Literal["none", "constant_scale", "unit_norm", "layer_norm"]
 Residual = Literal["raw", "centred"]
 
@@ -43,6 +44,8 @@ class SAEConfig:
     normalisation: Normalisation = "none"
     norm_scale: float | None = None
     """The factor of ``constant_scale``."""
+    pursuit: Pursuit | None = None
+    """When the pursuit of ``matching_pursuit`` ends."""
 
     architecture: str = "standard"
     """What the field calls it: standard, topk, batchtopk, jumprelu, gated, transcoder …"""
@@ -157,7 +160,10 @@ class SAE:
     @functools.cached_property
     def sha256(self) -> str:
         """Content hash: tensors (name, dtype, shape, bytes) and the settings that change the arithmetic."""
-        digest = hashlib.sha256(json.dumps({key: getattr(self.config, key) for key in _ARITHMETIC}).encode())
+        settings = {key: getattr(self.config, key) for key in _ARITHMETIC}
+        if self.config.pursuit is not None:  # a key of its own, so that all other SAEs keep their hash
+            settings["pursuit"] = asdict(self.config.pursuit)
+        digest = hashlib.sha256(json.dumps(settings).encode())
         for name, tensor in self.weights.items():
             digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
             for slab in slabs(tensor.detach()):
@@ -276,6 +282,8 @@ class SAE:
     def _activate(self, x: Float[Tensor, "n D"]) -> Latents:
         w, c = self.weights, self.config
         inner = x if w.b_in is None else x - w.b_in
+        if c.pursuit is not None:
+            return matching_pursuit(inner, w.W_dec, c.pursuit)
         if c.activation == "gated":
             assert w.b_gate is not None and w.b_mag is not None and w.r_mag is not None
             pre = inner @ w.W_enc
@@ -333,6 +341,8 @@ def _check(c: SAEConfig, w: SAEWeights) -> None:
             raise InputError(f"{where}: {name} holds NaN or infinite values; the SAE's training or its file is broken")
     if c.activation in _COUNTED and not (c.k and 0 < c.k <= c.d_sae):
         raise InputError(f"{where}: {c.activation} needs k between 1 and d_sae={c.d_sae}, got {c.k}")
+    if (c.activation == "matching_pursuit") != (c.pursuit is not None) or (c.pursuit is not None and c.d_in != c.d_out):
+        raise InputError(f"{where}: matching_pursuit, and nothing else, needs pursuit, and a decoder as wide as its input")
     if c.activation == "groupmax" and c.d_sae % (c.k or 1):
         raise InputError(f"{where}: groupmax needs k to divide d_sae={c.d_sae}, got k={c.k}")
     if w.rank is not None and (c.activation != "topk" or not bool((w.rank > 0).all())):

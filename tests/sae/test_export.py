@@ -12,6 +12,7 @@ import torch
 from saebench.errors import InputError
 from saebench.sae import SAE, SAEWeights, load_sae, save_native
 from saebench.sae.export import EXPORTS, check_export, export_notes, export_sae
+from saebench.sae.pursuit import Pursuit
 from tests.sae.export_cases import SITE, SUPPORTED, D, S, acts, make
 
 
@@ -155,6 +156,23 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     ("sparsify", {"activation": "topk", "residual": "centred"}, "mean", "saelens"),
     ("sparsify", {"activation": "topk", "d_out": 9, "shift": "own"}, "reads 12 and writes 9", "native"),
 ]
+
+
+_PURSUIT = {"activation": "matching_pursuit", "pursuit": Pursuit(residual_threshold=0.01, max_iterations=9)}
+REFUSED += [(to, {"activation": "signed_topk", "k": 4}, "signed_topk", "native") for to in EXPORTS]
+REFUSED += [(to, _PURSUIT, "matching_pursuit", "native") for to in EXPORTS]
+
+
+@pytest.mark.parametrize("to", EXPORTS)
+def test_a_topk_that_ranks_by_a_scale_is_refused(to: str, tmp_path: Path) -> None:
+    plain = make("topk")
+    sae = SAE(plain.config, SAEWeights(**dict(plain.weights.items()) | {"rank": torch.linspace(0.5, 2, S)}))
+    with pytest.raises(InputError, match=rf"for {to}: .*\(rank\).*native") as caught:
+        export_sae(sae, tmp_path / "out", to)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(InputError, match="rank"):
+        check_export(plain.config, to, rank=True)
 
 
 @pytest.mark.parametrize(("to", "options", "why", "instead"), REFUSED)

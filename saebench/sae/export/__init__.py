@@ -38,7 +38,7 @@ def export_sae(sae: SAE, folder: str | Path, to: str) -> Path:
         InputError: No such library, its format cannot hold this SAE, or the folder holds something else.
     """
     exporter = _exporter(to)
-    check_export(sae.config, to, skip=sae.weights.W_skip is not None)
+    check_export(sae.config, to, skip=sae.weights.W_skip is not None, rank=sae.weights.rank is not None)
     folder = Path(folder).expanduser()
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; name a folder to export to")
@@ -48,18 +48,21 @@ def export_sae(sae: SAE, folder: str | Path, to: str) -> Path:
     return exporter.write(sae, folder, export_notes(sae, to))
 
 
-def check_export(config: SAEConfig, to: str, *, skip: bool = False) -> None:
+def check_export(config: SAEConfig, to: str, *, skip: bool = False, rank: bool = False) -> None:
     """Raise ``InputError`` with the reason if ``to`` cannot hold such an SAE; needs no weights, so it can be asked early.
 
     Args:
         config: What the SAE is, or will be.
         to: One of :data:`EXPORTS`.
         skip: Whether it has a ``W_skip``.
+        rank: Whether it has a ``rank``, which none of them can hold.
     """
-    reason = _exporter(to).refusal(config, skip)
+    told = "its topk compares latents by a scale that it does not keep them at (rank), and no export has a place for that"
+    refusal = _exporter(to).refusal
+    reason = told if rank else refusal(config, skip)
     if reason is None:
         return
-    holders = [name for name, exporter in _EXPORTERS.items() if exporter.refusal(config, skip) is None]
+    holders = [] if rank else [name for name, exporter in _EXPORTERS.items() if exporter.refusal(config, skip) is None]
     instead = f"export to {' or '.join(holders)}, or keep" if holders else "keep"
     raise InputError(f"{config.name} cannot be written for {to}: {reason}; {instead} saebench's own format (native)")
 

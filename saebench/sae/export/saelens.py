@@ -20,6 +20,8 @@ _NORMALISATIONS = {"unit_norm": "constant_norm_rescale", "layer_norm": "layer_no
 
 def refusal(c: SAEConfig, skip: bool) -> str | None:
     """Return why sae_lens cannot hold it, or ``None``."""
+    if c.activation == "matching_pursuit":
+        return "its matching_pursuit is not among what is written for sae_lens"
     if c.activation not in _ARCHITECTURES:
         return f"sae_lens has no {c.activation} SAE"
     if not _transcodes(c, skip):

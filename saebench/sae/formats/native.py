@@ -12,7 +12,8 @@ import torch
 
 from saebench.errors import InputError, did_you_mean
 from saebench.registry import FORMATS
-from saebench.sae.files import n_tokens, number, take, text
+from saebench.sae.files import n_tokens, number, real, take, text
+from saebench.sae.pursuit import Pursuit
 from saebench.sae.sae import SAE, Activation, Normalisation, Residual, SAEConfig, SAEWeights
 from saebench.sae.source import Entry, Source
 
@@ -79,9 +80,22 @@ def _check_values(data: dict[str, Any], file: Path) -> None:
     scale = data.get("norm_scale")
     if isinstance(scale, bool) or not isinstance(scale, int | float | None) or not math.isfinite(scale or 0):
         raise InputError(f"{file}: 'norm_scale' should be a number, found {scale!r}")
+    if data.get("pursuit") is not None:
+        data["pursuit"] = _pursuit(data["pursuit"], file)
     for key in ("assumptions", "warnings"):
         if not isinstance(data.get(key, []), list) or not all(isinstance(line, str) for line in data.get(key, [])):
             raise InputError(f"{file}: {key!r} should be a list of lines, found {data[key]!r}")
+
+
+def _pursuit(value: Any, file: Path) -> Pursuit:
+    names = [one.name for one in dataclasses.fields(Pursuit)]
+    if not isinstance(value, dict) or value.keys() != set(names) or not isinstance(value["stop_on_repeat"], bool):
+        raise InputError(f"{file}: 'pursuit' should hold {', '.join(names)}; found {value!r}")
+    return Pursuit(
+        residual_threshold=real(value, "residual_threshold", file),
+        max_iterations=number(value, "max_iterations", file),
+        stop_on_repeat=value["stop_on_repeat"],
+    )
 
 
 def save_native(
@@ -104,6 +118,10 @@ def save_native(
 
     folder = Path(folder)
     own = {key: getattr(sae.config, key) for key in sorted(_OWN)}
+    if own["pursuit"] is None:
+        del own["pursuit"]  # so that files without one stay as they were
+    else:
+        own["pursuit"] = dataclasses.asdict(own["pursuit"])
     data = {"saebench_format": _VERSION} | own | ({"training": training} if training else {})
     tensors: dict[str, torch.Tensor] = {
         name: t.detach().to("cpu", dtype or t.dtype).contiguous().clone() for name, t in sae.weights.items()

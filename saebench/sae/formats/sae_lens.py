@@ -1,27 +1,27 @@
-"""sae_lens: ``cfg.json`` + ``sae_weights.safetensors``; version 6 and the flat configurations before it."""
+"""sae_lens: ``cfg.json`` + ``sae_weights.safetensors``; version 6 and the flat configurations before it.
+
+p = (x − a b_dec) W_enc + b_enc with a = 1 if ``apply_b_dec_to_input``, x̂ = f W_dec + b_dec [+ x W_skipᵀ]. Where
+``rescale_acts_by_decoder_norm`` is set, topk and its kin work on p · ‖W_dec‖ and W_dec / ‖W_dec‖.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from saebench.errors import InputError
 from saebench.registry import FORMATS
-from saebench.sae.files import n_tokens, number, take, text
-from saebench.sae.sae import SAEConfig, SAEWeights
+from saebench.sae.files import header, n_tokens, number, real, take, text
+from saebench.sae.formats._sae_lens import WHITENING, Normalising, modern, normalising, residual
+from saebench.sae.modules import module_sites, transcodes_to
+from saebench.sae.pursuit import Pursuit
+from saebench.sae.sae import Activation, SAEConfig, SAEWeights
 from saebench.sae.source import Entry, Notes, Source
 
-_NORMALISATIONS = {
-    "none": "none",
-    "expected_average_only_in": "none",
-    "constant_norm_rescale": "unit_norm",
-    "layer_norm": "layer_norm",
-    "covariance_whitening": "none",
-}
-_ACTIVATIONS = {
+_ACTIVATIONS: dict[str, Activation] = {
     "standard": "relu",
     "gated": "gated",
     "jumprelu": "jumprelu",
@@ -29,17 +29,20 @@ _ACTIVATIONS = {
     "abstopk": "abstopk",
     "batchtopk": "jumprelu",
     "matryoshka_batchtopk": "jumprelu",
+    "matching_pursuit": "matching_pursuit",
     "transcoder": "relu",
     "skip_transcoder": "relu",
     "jumprelu_transcoder": "jumprelu",
     "jumprelu_skip_transcoder": "jumprelu",
 }
+_BATCH = ("batchtopk", "matryoshka_batchtopk")
+"""As they are in training; when it ends they are saved as jumprelu."""
+_RESCALED = ("topk", "abstopk", *_BATCH)
 _WEIGHTS = "sae_weights.safetensors"
-_SCALING = {"scaling_factor", "finetuning_scaling_factor"}
-_REFUSED = {
-    "temporal": "it works on whole sequences, not on one token at a time",
-    "matching_pursuit": "its latents come from a pursuit loop, not from one encoder pass",
-}
+_SCALING = ("scaling_factor", "finetuning_scaling_factor")
+_REFUSED = {"temporal": "it works on whole sequences, not on one token at a time"}
+_COLUMNS = 4096
+_NO_NORM = 1e-8
 
 
 @FORMATS.register("sae_lens")
@@ -57,131 +60,232 @@ class SaeLens:
     @staticmethod
     def read(source: Source) -> Entry:
         """Read the settings."""
-        file, path = source.at("cfg.json"), source.path
-        cfg, notes = _modern(source.json("cfg.json"), file), Notes()
-        architecture = str(cfg.get("architecture", "standard"))
-        if architecture in _REFUSED:
-            raise InputError(f"{path} is a {architecture} SAE, which is not supported: {_REFUSED[architecture]}")
-        if architecture not in _ACTIVATIONS:
-            raise InputError(f"{file}: unknown architecture {architecture!r}; known: {', '.join(_ACTIVATIONS)}")
-        weights = source.at(_WEIGHTS)
-        if _SCALING & set(source.headers(_WEIGHTS)):
-            notes.assumptions.append("scaling_factor is folded into the decoder, as the sae_lens of its time applied it")
-        meta = cfg["metadata"]
-        trained_as = text(meta, "training_architecture", file) or architecture
+        file, notes = source.at("cfg.json"), Notes()
+        cfg = modern(source.json("cfg.json"), file, notes)
+        meta, architecture = cfg["metadata"], _architecture(cfg, file)
+        transcodes = architecture.endswith("transcoder")
+        d_in, d_sae, d_out, names = _sizes(cfg, architecture, source, file)
+        norm = normalising(source, cfg, file, notes, d_in=d_in, transcodes=transcodes)
+        if norm.whitened and architecture == "matching_pursuit":
+            raise InputError(f"{file}: matching_pursuit on whitened acts, which cannot be folded into a decoder that encodes too")
+        if norm.name != "none" and "skip" in architecture:
+            raise InputError(f"{file}: a {architecture} that skips past its {norm.name}, which is not supported")
+        scaling = _scaling(cfg, source, notes)
+        site, site_out = _sites(meta, file, source, notes, transcodes=transcodes)
         if not isinstance(meta.get("prepend_bos"), bool | None):
             raise InputError(f"{file}: 'prepend_bos' should be true or false, found {meta['prepend_bos']!r}")
+        if architecture in _BATCH and float(source.tensors(_WEIGHTS)["topk_threshold"]) == 0:
+            notes.warnings.append("topk_threshold is 0, so it was saved before its first step: every positive latent fires")
         config = SAEConfig(
-            activation=_ACTIVATIONS[architecture],  # pyright: ignore[reportArgumentType]
-            d_in=number(cfg, "d_in", file),
-            d_out=number(cfg, "d_out", file) if cfg.get("d_out") is not None else number(cfg, "d_in", file),
-            d_sae=number(cfg, "d_sae", file),
-            k=number(cfg, "k", file) if "topk" in _ACTIVATIONS[architecture] else None,
-            normalisation=_normalisation(cfg, file, notes),  # pyright: ignore[reportArgumentType]
-            architecture=trained_as,
+            activation=_ACTIVATIONS[architecture],
+            d_in=d_in,
+            d_out=d_out,
+            d_sae=d_sae,
+            k=_k(cfg, source, file) if architecture in ("topk", "abstopk") else None,
+            normalisation=norm.name,  # pyright: ignore[reportArgumentType]
+            pursuit=_pursuit(cfg, d_in, norm.factor, file) if architecture == "matching_pursuit" else None,
+            architecture=text(meta, "training_architecture", file) or architecture,
             format="sae_lens",
-            path=str(path),
-            site=text(meta, "hook_name", file),
-            site_out=text(meta, "hook_name_out", file),
+            path=str(source.path),
+            site=site,
+            site_out=site_out,
             model_id=text(meta, "model_name", file),
-            residual=_residual(cfg, meta, notes),
+            residual=residual(cfg, meta, notes),
             context_length=n_tokens(meta, "context_size", file),
             prepend_bos=meta.get("prepend_bos"),
             assumptions=tuple(notes.assumptions),
             warnings=tuple(notes.warnings),
         )
-        return Entry(config=config, weights=lambda: _weights(cfg, architecture, source.tensors(_WEIGHTS), weights))
+        shifts = bool(cfg.get("apply_b_dec_to_input", True)) and not transcodes
+        rescales = bool(cfg.get("rescale_acts_by_decoder_norm")) and architecture in _RESCALED
+        plan = _Plan(architecture, names, scaling, norm, shifts, rescales)
+        return Entry(config=config, weights=lambda: _weights(plan, source))
 
 
-def _modern(cfg: dict[str, Any], file: Path) -> dict[str, Any]:
-    """Return the configuration in the layout of version 6, whatever wrote it."""
-    meta = cfg.get("metadata")
-    if isinstance(meta, dict):
-        return cfg
-    old = dict(cfg)
-    for before, after in {
-        "hook_point": "hook_name", "hook_point_head_index": "hook_head_index", "activation_fn_str": "activation_fn",
-    }.items():  # fmt: skip
-        if before in old:
-            old.setdefault(after, old.pop(before))
-    old["legacy_hook_point"] = "hook_point" in cfg
-    if old.get("hook_head_index") is not None:
-        raise InputError(f"{file}: trained on the single head {old['hook_head_index']}; only whole sites are supported")
-    old.setdefault("architecture", "standard")
-    kwargs = old.get("activation_fn_kwargs") or {}
-    if not isinstance(kwargs, dict):
-        raise InputError(f"{file}: 'activation_fn_kwargs' should hold key: value pairs, found {kwargs!r}")
-    if old.get("activation_fn") == "topk" or "k" in kwargs:
-        old["architecture"], old["k"] = "topk", old.get("k", kwargs.get("k"))
-    normalise = old.get("normalize_activations")
-    if isinstance(normalise, bool | None):
-        old["normalize_activations"] = "expected_average_only_in" if normalise else "none"
-    old.setdefault("apply_b_dec_to_input", True)
-    old["metadata"] = {
-        key: old.get(key)
-        for key in ("hook_name", "hook_name_out", "model_name", "context_size", "prepend_bos", "model_from_pretrained_kwargs")
-    }
-    return old
+class _Plan(NamedTuple):
+    """How tensors become weights."""
+
+    architecture: str
+    names: tuple[str, ...]
+    scaling: str | None
+    """The tensor that multiplies latents before the decoder."""
+    norm: Normalising
+    shifts: bool
+    rescales: bool
 
 
-def _normalisation(cfg: dict[str, Any], file: Path, notes: Notes) -> str:
-    name = text(cfg, "normalize_activations", file) or "none"
-    if name not in _NORMALISATIONS:
-        raise InputError(f"{file}: unknown normalize_activations {name!r}; known: {', '.join(_NORMALISATIONS)}")
-    if name == "expected_average_only_in":
-        notes.warnings.append(
-            "normalize_activations is expected_average_only_in: sae_lens folds that factor in when training ends, so it is not "
-            "applied; a checkpoint from the middle of training would score wrongly"
-        )
-    return _NORMALISATIONS[name]
-
-
-def _residual(cfg: dict[str, Any], meta: dict[str, Any], notes: Notes) -> Any:
-    kwargs = meta.get("model_from_pretrained_kwargs")
-    if isinstance(kwargs, dict) and "center_writing_weights" in kwargs:
-        return "centred" if kwargs["center_writing_weights"] else "raw"
-    if cfg.get("legacy_hook_point") and kwargs is None:
-        notes.assumptions.append(
-            "residual stream taken as centred: the configuration is from early 2024 (it says hook_point), when sae_lens loaded "
-            "models with center_writing_weights on"
-        )
-        return "centred"
-    return "raw"
-
-
-def _weights(cfg: dict[str, Any], architecture: str, tensors: dict[str, Tensor], file: Path) -> SAEWeights:
-    w_enc, w_dec = take(tensors, "W_enc", file, ndim=(2,)), take(tensors, "W_dec", file, ndim=(2,))
-    b_dec = take(tensors, "b_dec", file, ndim=(1,))
-    shift = b_dec if cfg.get("apply_b_dec_to_input", True) else None
-    if architecture.endswith("transcoder"):
-        shift = None
-    if architecture == "gated":
-        gate = take(tensors, "b_gate", file)
-        return SAEWeights(
-            W_enc=w_enc, b_enc=torch.zeros_like(gate), W_dec=w_dec, b_dec=b_dec, b_in=shift,
-            b_gate=gate, b_mag=take(tensors, "b_mag", file), r_mag=take(tensors, "r_mag", file),
-        )  # fmt: skip
-    b_enc = take(tensors, "b_enc", file, ndim=(1,))
-    threshold = None
-    if _ACTIVATIONS[architecture] == "jumprelu":
-        threshold = _threshold(architecture, tensors, file).to(w_enc.dtype)
-    scaling = next((take(tensors, key, file) for key in sorted(_SCALING) if key in tensors), None)
-    if scaling is not None and scaling.shape != (len(w_dec),):
+def _architecture(cfg: dict[str, Any], file: Path) -> str:
+    architecture = str(cfg.get("architecture", "standard"))
+    if architecture in _REFUSED:
+        raise InputError(f"{file.parent} is a {architecture} SAE, which is not supported: {_REFUSED[architecture]}")
+    if architecture not in _ACTIVATIONS:
+        raise InputError(f"{file}: unknown architecture {architecture!r}; known: {', '.join(_ACTIVATIONS)}")
+    if cfg.get("reshape_activations") not in (None, "none", "hook_z"):  # heads side by side, which acts at hook_z are anyway
+        raise InputError(f"{file}: unknown reshape_activations {cfg['reshape_activations']!r}; known: none, hook_z")
+    if architecture.endswith("transcoder") and cfg.get("apply_b_dec_to_input") is True:
         raise InputError(
-            f"{file}: the scaling factor has shape {list(scaling.shape)}, expected one number for each of {len(w_dec)} latents"
+            f"{file}: apply_b_dec_to_input is true, which sae_lens has no transcoders with; the settings are damaged"
         )
-    if scaling is not None and not bool((scaling == 1).all()):
-        w_dec.mul_(scaling[:, None])
-    if cfg.get("rescale_acts_by_decoder_norm") and architecture != "jumprelu":
-        norm = w_dec.norm(dim=1)
-        w_enc, b_enc, w_dec = w_enc.mul_(norm), b_enc.mul_(norm), w_dec.div_(norm[:, None])
-    skip = take(tensors, "W_skip", file, ndim=(2,)).T.contiguous() if "skip" in architecture else None
-    return SAEWeights(W_enc=w_enc, b_enc=b_enc, W_dec=w_dec, b_dec=b_dec, b_in=shift, threshold=threshold, W_skip=skip)
+    return architecture
 
 
-def _threshold(architecture: str, tensors: dict[str, Tensor], file: Path) -> Tensor:
-    if "batchtopk" in architecture:
-        return take(tensors, "topk_threshold", file)
-    if "threshold" not in tensors and "log_threshold" in tensors:
-        return take(tensors, "log_threshold", file).exp()
-    return take(tensors, "threshold", file)
+def _sizes(cfg: dict[str, Any], architecture: str, source: Source, file: Path) -> tuple[int, int, int, tuple[str, ...]]:
+    """Return (d_in, d_sae, d_out, names of the tensors) after comparing the file's header with itself and the settings."""
+    shapes, weights = source.headers(_WEIGHTS), source.at(_WEIGHTS)
+    d_sae, d_out = header(shapes, "W_dec", weights, ndim=2).shape
+    d_in = d_out if architecture == "matching_pursuit" else header(shapes, "W_enc", weights, ndim=2).shape[0]
+    want: dict[str, tuple[int, ...]] = {"W_dec": (d_sae, d_out), "b_dec": (d_out,)}
+    if architecture != "matching_pursuit":
+        want["W_enc"] = (d_in, d_sae)
+        want |= dict.fromkeys(("b_gate", "b_mag", "r_mag") if architecture == "gated" else ("b_enc",), (d_sae,))
+    if architecture in _BATCH:
+        want["topk_threshold"] = ()
+    elif _ACTIVATIONS[architecture] == "jumprelu":
+        want["log_threshold" if "threshold" not in shapes and "log_threshold" in shapes else "threshold"] = (d_sae,)
+    if "skip" in architecture:
+        want["W_skip"] = (d_out, d_in)
+    if not architecture.endswith("transcoder"):
+        want["W_dec"] = (d_sae, d_in)
+    for key, shape in want.items():
+        found = header(shapes, key, weights, ndim=len(shape)).shape
+        if found != shape:
+            raise InputError(f"{weights}: {key!r} is {list(found)}, expected {list(shape)} after W_enc and W_dec; fetch it again")
+    for key, value in {"d_in": d_in, "d_sae": d_sae, "d_out": d_out}.items():
+        if cfg.get(key) is not None and (key != "d_out" or architecture.endswith("transcoder")):
+            if number(cfg, key, file) != value:
+                raise InputError(f"{file}: {key} is {cfg[key]}, but the weights have {value}; they are not of one SAE")
+    return d_in, d_sae, d_out, tuple(want)
+
+
+def _scaling(cfg: dict[str, Any], source: Source, notes: Notes) -> str | None:
+    """Return the name of the tensor that multiplies latents before the decoder, if there is one that matters."""
+    shapes, weights = source.headers(_WEIGHTS), source.at(_WEIGHTS)
+    name = next((key for key in _SCALING if key in shapes), None)
+    if name is None:
+        return None
+    found, d_sae = list(shapes[name].shape), shapes["W_dec"].shape[0]
+    if found != [d_sae]:
+        raise InputError(f"{weights}: {name} has shape {found}, expected one number for each of {d_sae} latents")
+    if bool((take(source.tensors(_WEIGHTS), name, weights) == 1).all()):
+        return None
+    if cfg.get("finetuning_scaling_factor") is False:
+        notes.warnings.append(
+            f"{name} is not all ones, but finetuning_scaling_factor is false: the sae_lens of its time left it out"
+        )
+        return None
+    notes.assumptions.append(f"{name} is folded into the decoder, as the sae_lens of its time applied it")
+    return name
+
+
+def _sites(meta: dict[str, Any], file: Path, source: Source, notes: Notes, *, transcodes: bool) -> tuple[str | None, str | None]:
+    if meta.get("hook_head_index") is not None:
+        raise InputError(f"{file}: trained on the single head {meta['hook_head_index']}; only whole sites are supported")
+    site, site_out = text(meta, "hook_name", file), text(meta, "hook_name_out", file)
+    if meta.get("model_class_name") == "AutoModelForCausalLM" and site is not None:
+        module = module_sites(site, text(meta, "model_name", file))
+        if module is None:
+            notes.warnings.append(f"it reads the output of the module {site!r}, which no site is known for; give --site HOOK")
+        else:
+            notes.assumptions.append(f"site taken from the module {site!r}, whose output it reads, as its model_class_name says")
+        site = module.back if module else None
+    return site, transcodes_to(site_out, source.given, notes) if transcodes else site_out
+
+
+def _k(cfg: dict[str, Any], source: Source, file: Path) -> int:
+    if cfg.get("k") is not None:
+        return number(cfg, "k", file)
+    k = source.given.get("k", int)
+    if k is None:
+        raise InputError(f"{file} does not say k, the number of active latents; give it with --set k=N")
+    return k
+
+
+def _pursuit(cfg: dict[str, Any], d_in: int, factor: float | None, file: Path) -> Pursuit:
+    threshold = real(cfg, "residual_threshold", file) if cfg.get("residual_threshold") is not None else 1e-2
+    stops = cfg.get("stop_on_duplicate_support", True)
+    if not isinstance(stops, bool):
+        raise InputError(f"{file}: 'stop_on_duplicate_support' should be true or false, found {stops!r}")
+    return Pursuit(
+        residual_threshold=threshold / (factor or 1),  # the residual's norm is in units of the input
+        max_iterations=number(cfg, "max_iterations", file) if cfg.get("max_iterations") is not None else d_in,
+        stop_on_repeat=stops,
+    )
+
+
+def _weights(plan: _Plan, source: Source) -> SAEWeights:
+    file, tensors = source.at(_WEIGHTS), source.tensors(_WEIGHTS)
+    w = {name: take(tensors, name, file) for name in plan.names}
+    if plan.scaling or plan.norm.factor or plan.norm.whitened or plan.rescales:
+        w = {name: one.float() if one.itemsize < 4 else one for name, one in w.items()}  # folded in float32
+    if plan.scaling:
+        w["W_dec"].mul_(take(tensors, plan.scaling, file)[:, None])
+    rescales = plan.rescales
+    if plan.norm.factor:
+        _fold_factor(w, plan.norm.factor, rescales)
+    if plan.norm.whitened:
+        if rescales:  # whitening changes the norms, which the choice of latents rests on
+            _fold_norms(w)
+            rescales = False
+        _fold_whitening(w, source.tensors(WHITENING), plan.shifts)
+    if rescales:
+        _fold_norms(w)
+    if plan.architecture == "matching_pursuit":
+        b_dec = w["b_dec"] if plan.shifts else torch.zeros_like(w["b_dec"])
+        zeros = torch.zeros(len(w["W_dec"]), dtype=w["W_dec"].dtype)
+        return SAEWeights(W_enc=w["W_dec"].T, b_enc=zeros, W_dec=w["W_dec"], b_dec=b_dec, b_in=b_dec if plan.shifts else None)
+    return SAEWeights(
+        W_enc=w["W_enc"],
+        b_enc=w["b_enc"] if "b_enc" in w else torch.zeros_like(w["b_gate"]),
+        W_dec=w["W_dec"],
+        b_dec=w["b_dec"],
+        b_in=w["b_dec"] if plan.shifts else None,
+        threshold=_threshold(w),
+        b_gate=w.get("b_gate"),
+        b_mag=w.get("b_mag"),
+        r_mag=w.get("r_mag"),
+        W_skip=source.turned(w["W_skip"]) if "W_skip" in w else None,
+    )
+
+
+def _threshold(w: dict[str, Tensor]) -> Tensor | None:
+    name = next((key for key in ("topk_threshold", "threshold", "log_threshold") if key in w), None)
+    if name is None:
+        return None
+    threshold = w[name].exp() if name == "log_threshold" else w[name]
+    return threshold.to(torch.promote_types(w["W_enc"].dtype, torch.float32))
+
+
+def _fold_factor(w: dict[str, Tensor], factor: float, rescales: bool) -> None:
+    """Fold x · s in: W_enc · s, W_dec / s, b_dec / s; a pursuit, whose W_enc is W_dec, keeps its W_dec."""
+    w["b_dec"].div_(factor)
+    if "W_enc" in w:
+        w["W_enc"].mul_(factor)
+        w["W_dec"].div_(factor)
+    if "topk_threshold" in w and rescales:  # it is compared with p · ‖W_dec‖
+        w["topk_threshold"] = w["topk_threshold"] / factor
+
+
+def _fold_norms(w: dict[str, Tensor]) -> None:
+    """Fold p · ‖W_dec‖ in; a row of length 0 stays one."""
+    norms = w["W_dec"].norm(dim=1)
+    w["W_enc"].mul_(norms)
+    w["b_enc"].mul_(norms)
+    w["W_dec"].div_(norms.clamp(min=_NO_NORM)[:, None])
+
+
+def _fold_whitening(w: dict[str, Tensor], stored: dict[str, Tensor], shifts: bool) -> None:
+    """Fold z = (x − m) M and x̂ = ẑ M⁻¹ + m in, some columns and rows at a time and in the precision of M."""
+    mean, matrix, inverse = stored["mean"], stored["matrix"], stored["inverse_matrix"]
+    for columns in w["W_enc"].split(_COLUMNS, dim=1):
+        columns.copy_(matrix @ columns.to(matrix.dtype))
+    for rows in w["W_dec"].split(_COLUMNS):
+        rows.copy_(rows.to(matrix.dtype) @ inverse)
+    w["b_dec"] = (w["b_dec"].to(matrix.dtype) @ inverse + mean).to(w["b_dec"].dtype)
+    if shifts:
+        return  # the new b_dec takes the mean off
+    moved = torch.cat([mean @ columns.to(matrix.dtype) for columns in w["W_enc"].split(_COLUMNS, dim=1)])
+    for name in ("b_enc", "b_gate"):
+        if name in w:
+            w[name] = (w[name].to(matrix.dtype) - moved).to(w[name].dtype)
+    if "b_mag" in w:
+        w["b_mag"] = (w["b_mag"].to(matrix.dtype) - moved * w["r_mag"].exp()).to(w["b_mag"].dtype)
