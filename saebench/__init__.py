@@ -23,8 +23,8 @@ _PUBLIC = {
     "evaluate": "saebench.api",
     "read_results": "saebench.api",
 }
-__all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
-    "__version__", "check_format", "check_sae", "evaluate", "load_model", "load_sae", "load_session", "read_results",
+__all__ = [
+    "__version__", "check_format", "check_sae", "evaluate", "load_model", "load_sae", "load_session", "read_results",  # pyright: ignore[reportUnsupportedDunderAll]
 ]  # fmt: skip
 
 

@@ -149,6 +149,13 @@ def test_every_check_has_a_case_that_fails_it():
     assert {check for check, *_ in BROKEN} | {check for check, *_ in FORMATS_BROKEN} | TESTED == set(CHECKS)
 
 
+def test_the_page_has_them_all():
+    page = (Path(__file__).resolve().parents[2] / "docs/plugins.md").read_text(encoding="utf-8")
+    assert [line for line in page.splitlines() if line.startswith("| `") and line.endswith(". |")] == [
+        f"| `{one.name}` | {one.means} |" for one in CHECKS.values()
+    ]
+
+
 @pytest.mark.parametrize("sae", [good(), jump(torch.tensor(0.5)), jump(torch.linspace(0.2, 0.5, S))], ids=["topk", "one", "many"])
 def test_a_sound_sae_passes_everything(sae: SAE):
     report = check_sae(sae, acts=acts())

@@ -86,6 +86,22 @@ def test_a_failure_is_exit_code_1_and_its_meaning_is_printed(tmp_path: Path, cap
     assert json.loads(capsys.readouterr().out)["ok"] is False
 
 
+def test_those_that_are_selected_are_checked_one_after_the_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    save_native(good(), tmp_path / "a/layer_1")
+    save_native(jump(torch.tensor(-1.0)), tmp_path / "a/layer_2")
+    save_native(good(), tmp_path / "a/other")
+    assert main(["check", str(tmp_path / "a"), "--select", "layer_*"]) == 1
+    printed = capsys.readouterr()
+    assert [line.split()[-1] for line in printed.out.splitlines() if line.startswith(str(tmp_path))] == [
+        str(tmp_path / "a/layer_1"), str(tmp_path / "a/layer_2"),
+    ]  # fmt: skip
+    assert len(printed.err.splitlines()) == 2
+    assert main(["check", str(tmp_path / "a"), "--select", "o*", "--json"]) == 0
+    assert [row["ok"] for row in json.loads(capsys.readouterr().out)] == [True]
+    assert main(["check", str(tmp_path / "a")]) == 2
+    assert "3 SAEs" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("words", [["nowhere"], ["reference:nobody"], [".", "--set", "k"], [".", "--acts", "nowhere.npy"]])
 def test_what_is_no_sae_is_exit_code_2_and_one_line(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -51,14 +51,15 @@ def test_nothing_is_said_to_be_missing_that_ships():
 
 
 @pytest.mark.parametrize(
-    ("page", "n"), [("README.md", 10), *((f"docs/{name}.md", 1) for name in ("reference", "studies", "truth"))]
+    ("page", "n"), [("README.md", 10), *((f"docs/{name}.md", 1) for name in ("reference", "studies", "truth", "plugins"))]
 )
 def test_every_option_and_target_exists(page: str, n: int, capsys: pytest.CaptureFixture[str]):
     text = (ROOT / page).read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     named = re.findall(r"`make ([a-z-]+)`|^make ([a-z-]+)(?: +#.*)?$", text, re.MULTILINE)
     assert {name for pair in named for name in pair if name} <= targets and "demo" in targets
-    commands = "\n".join(re.findall(r"```\n(.*?)```", text, re.DOTALL)).replace("\\\n", "")
+    plain = re.sub(r"```\w+\n.*?```", "", text, flags=re.DOTALL)
+    commands = "\n".join(re.findall(r"```\n(.*?)```", plain, re.DOTALL)).replace("\\\n", "")
     found = re.findall(r"^saebench ([a-z-]+) ([^\n#]*)", commands, re.MULTILINE)
     assert len(found) > n
     for command, options in found:
