@@ -9,11 +9,17 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_LONGEST = 4000
+
 
 class SaebenchError(Exception):
     """Base of every error raised on purpose. The message is one line that says what is wrong and what to do."""
 
     exit_code: int = 2
+
+    def __str__(self) -> str:
+        """Return the message; what names and values from files bring along cannot break the line or drive a terminal."""
+        return one_line(super().__str__())
 
 
 class InputError(SaebenchError):
@@ -32,6 +38,12 @@ class RecordError(SaebenchError):
     """A record is damaged, of another schema, or not comparable (exit code 4)."""
 
     exit_code = 4
+
+
+def one_line(text: str) -> str:
+    """Return ``text`` with characters that cannot be printed written as escapes, cut where it is absurdly long."""
+    cut = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in cut)
 
 
 def first_line(error: BaseException) -> str:

@@ -1,6 +1,8 @@
 """The containers that weights lie in: safetensors, torch files, numpy archives. Sizes are checked, nothing foreign is run.
 
 Every function raises ``InputError`` with one line that names the file. Tensors are maps of the file wherever it allows that.
+Whoever replaces a file that is being read should rename a new one over it: one that is cut short in place ends the process
+(SIGBUS), which no check made beforehand can prevent.
 """
 
 from __future__ import annotations
@@ -8,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import struct
-import warnings
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,43 +19,66 @@ import torch
 from torch import Tensor
 
 from saebench.errors import InputError, first_line
+from saebench.sae.archives import PlainFile, members
 from saebench.sae.mapped import Header, Maps
-from saebench.sae.pickles import foreign_class
+from saebench.sae.opcodes import Foreign
+from saebench.sae.torch_files import read_torch
 
-_MAX_HEADER = 100 << 20
-_MAX_MEMBERS = 100_000
-_MAX_PICKLE = 64 << 20
-_MAX_LEGACY = 64 << 30
-_SWELL, _SLACK = 4, 64 << 20
-"""How many times its size, and how many bytes more, a compressed archive may unpack to: weights hardly compress."""
+_MAX_HEADER = 2 << 20
+"""Bytes of a safetensors header: more than ten thousand tensors."""
+_MAX_SIZE = 1 << 48
+_MAX_DIMENSIONS = 8
 _KINDS = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32", "I16": "int16",
-    "I8": "int8", "U8": "uint8", "BOOL": "bool",
+    "I8": "int8", "U8": "uint8", "BOOL": "bool", "U16": "uint16", "U32": "uint32", "U64": "uint64", "C64": "complex64",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
 }  # fmt: skip
-_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+_NUMPY_KINDS = "biufc"
 
 
 def safetensors_headers(path: Path) -> dict[str, Header]:
     """Return shape and dtype of every tensor of a safetensors file, after checking the header against the file's size."""
+    with PlainFile(path) as file:
+        return _safetensors(file, path)
+
+
+def open_safetensors(path: Path, maps: Maps) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file, mapped."""
+    from safetensors import SafetensorError, safe_open
+
+    with PlainFile(path) as file:
+        _safetensors(file, path)
+        file.check_unchanged(path)
+        try:
+            with safe_open(path, framework="pt") as handle:
+                tensors = {name: handle.get_tensor(name) for name in handle.keys()}
+        except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+            raise InputError(f"{path} is not a whole safetensors file ({first_line(error)}); fetch it again") from None
+        file.check_unchanged(path)
+    maps.add(tensors.values())
+    return tensors
+
+
+def _safetensors(file: PlainFile, path: Path) -> dict[str, Header]:
+    size = file.bytes
     try:
-        size = path.stat().st_size
-        with open(path, "rb") as handle:
-            length = struct.unpack("<Q", handle.read(8))[0]
-            if length > min(_MAX_HEADER, size - 8):
-                raise ValueError(f"the header claims {length} bytes, the file has {size}")
-            header = json.loads(handle.read(length))
+        if size < 8:
+            raise ValueError(f"it has {size} bytes")
+        length = struct.unpack("<Q", file.read(8))[0]
+        if length > size - 8:
+            raise ValueError(f"the header claims {length} bytes, the file has {size}")
+        if length > _MAX_HEADER:
+            raise ValueError(f"the header has {length} bytes, too many for an SAE")
+        header = json.loads(file.read(length).decode("utf-8"), object_pairs_hook=_once)
         if not isinstance(header, dict):
             raise ValueError("the header is no JSON object")
-        about = {name: one for name, one in header.items() if name != "__metadata__"}
-        found, spans = {}, []
-        for name, one in about.items():
-            shape, kind, (start, end) = one["shape"], str(one["dtype"]), one["data_offsets"]
-            if not all(type(n) is int and n >= 0 for n in (*shape, start, end)):
-                raise ValueError(f"{name!r} has an impossible shape or place")
-            if kind in _BYTES and end - start != math.prod(shape) * _BYTES[kind]:
-                raise ValueError(f"{name!r} of shape {shape} does not fit its {end - start} bytes")
-            spans.append((start, end))
-            found[name] = Header(tuple(shape), _KINDS.get(kind, kind))
+        found: dict[str, Header] = {}
+        spans = []
+        for name, one in header.items():
+            if name == "__metadata__":
+                continue
+            found[name], span = _stored(name, one)
+            spans.append(span)
         at = 0
         for start, end in sorted(spans):
             if start != at:
@@ -67,18 +91,24 @@ def safetensors_headers(path: Path) -> dict[str, Header]:
         raise InputError(f"{path} is not a whole safetensors file ({first_line(error)}); fetch it again") from None
 
 
-def open_safetensors(path: Path, maps: Maps) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file, mapped."""
-    from safetensors import SafetensorError, safe_open
+def _stored(name: str, about: Any) -> tuple[Header, tuple[int, int]]:
+    """Return what a header says of one tensor: shape and dtype, and where it begins and ends."""
+    shape, kind, (start, end) = about["shape"], about["dtype"], about["data_offsets"]
+    sizes = (*shape, start, end)
+    if len(sizes) > _MAX_DIMENSIONS + 2 or not all(type(n) is int and 0 <= n < _MAX_SIZE for n in sizes) or end < start:
+        raise ValueError(f"{name[:80]!r} has an impossible shape or place")
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise ValueError(f"{name[:80]!r} is of the unknown dtype {str(kind)[:20]!r}")
+    if end - start != math.prod(shape) * getattr(torch, _KINDS[kind]).itemsize:
+        raise ValueError(f"{name[:80]!r} of shape {shape} does not fit its {end - start} bytes")
+    return Header(tuple(shape), _KINDS[kind]), (start, end)
 
-    safetensors_headers(path)
-    try:
-        with safe_open(path, framework="pt") as handle:
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"{path} is not a whole safetensors file ({first_line(error)}); fetch it again") from None
-    maps.add(tensors.values())
-    return tensors
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name stands there twice")
+    return found
 
 
 def open_torch(path: Path, maps: Maps, *, inert: Sequence[type] = (), mapped: bool = True) -> Any:
@@ -90,29 +120,18 @@ def open_torch(path: Path, maps: Maps, *, inert: Sequence[type] = (), mapped: bo
         mapped: Whether tensors are maps of the file.
         inert: Classes that stand in for the file's own ones; each has the ``__module__`` and name of the one that it replaces.
     """
-    archive = _is_archive(path)
-    if archive:
-        _check_archive(path, compressed=False)
-    elif path.stat().st_size > _MAX_LEGACY:
-        raise InputError(f"{path} is too large for a torch file that cannot be mapped; convert it to safetensors")
-    stand_ins: Any = [torch.device, *((kind, f"{kind.__module__}.{kind.__qualname__}") for kind in inert)]
+    stand_ins = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in inert}
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
-            warnings.simplefilter("ignore")
-            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=archive and mapped)
-    except Exception:  # damaged archives raise many kinds, and what torch advises then is to unpickle anything
-        known = {f"{kind.__module__}.{kind.__qualname__}" for kind in inert}
-        foreign = foreign_class(path, known)
-        if foreign is not None:
-            raise InputError(
-                f"{path} is a pickle that wants to run {foreign}; refused, nothing was executed. Convert it to safetensors"
-            ) from None
+        return read_torch(path, stand_ins, maps if mapped else None)
+    except Foreign as error:
         raise InputError(
-            f"{path} is not a whole torch file of plain tensors; it is damaged or of another kind, fetch it again"
+            f"{path} is a pickle that wants to run {error.name}; refused, nothing was executed. Convert it to safetensors"
         ) from None
-    if archive and mapped:
-        maps.add(_tensors(loaded))
-    return loaded
+    except (OSError, ValueError, RuntimeError, TypeError, MemoryError) as error:
+        raise InputError(
+            f"{path} is not a whole torch file of plain tensors ({first_line(error)}); it is damaged or of another kind, fetch "
+            "it again"
+        ) from None
 
 
 def load_torch(path: Path) -> dict[str, Any]:
@@ -127,7 +146,7 @@ def open_npz(path: Path) -> dict[str, Tensor]:
     """Return the arrays of a numpy archive as tensors, in memory; objects are refused."""
     import numpy as np
 
-    _check_archive(path, compressed=True)
+    npz_headers(path)
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {name: torch.from_numpy(np.ascontiguousarray(archive[name])) for name in archive.files}
@@ -137,61 +156,34 @@ def open_npz(path: Path) -> dict[str, Tensor]:
 
 def npz_headers(path: Path) -> dict[str, Header]:
     """Return shape and dtype of every array of a numpy archive."""
-    import numpy as np
-
-    _check_archive(path, compressed=True)
     found = {}
+    names = members(path, compressed=True)
     try:
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.infolist():
-                if not member.filename.endswith(".npy"):
-                    continue
-                with archive.open(member) as stream:
-                    version = np.lib.format.read_magic(stream)
-                    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                    shape, _, dtype = read(stream)
-                    if dtype.hasobject:
-                        raise ValueError(f"{member.filename} holds pickled objects")
-                    if math.prod(shape) * dtype.itemsize > member.file_size:
-                        raise ValueError(f"{member.filename} is shorter than its shape {shape}")
-                    found[member.filename.removesuffix(".npy")] = Header(tuple(shape), str(dtype))
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+        with PlainFile(path) as file, zipfile.ZipFile(file) as archive:
+            for name, member in names.items():
+                if not name.endswith(".npy"):
+                    raise ValueError(f"{name!r} in it is no array")
+                with archive.open(name) as stream:
+                    found[name.removesuffix(".npy")] = _npy(stream, name, member.size)
+    except Exception as error:  # zipfile, zlib and numpy's reading of headers raise many kinds
         raise InputError(f"{path} is not a whole numpy archive of plain arrays ({first_line(error)}); fetch it again") from None
     return found
 
 
-def _is_archive(path: Path) -> bool:
-    try:
-        return zipfile.is_zipfile(path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({first_line(error)})") from None
+def _npy(stream: Any, name: str, size: int) -> Header:
+    import numpy as np
 
-
-def _check_archive(path: Path, *, compressed: bool) -> None:
-    """Refuse archives that would unpack to much more than they are, and members that no writer of weights makes."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
-        raise InputError(f"{path} is not a whole archive ({first_line(error)}); fetch it again") from None
-    size = path.stat().st_size
-    if len(members) > _MAX_MEMBERS:
-        raise InputError(f"{path} has {len(members)} members, too many for an SAE; it is damaged or of another kind")
-    for member in members:
-        if not compressed and (member.compress_type != zipfile.ZIP_STORED or member.file_size > size):
-            raise InputError(f"{path}: {member.filename!r} is compressed, which torch.save never does; save it again")
-        if member.filename.endswith(".pkl") and member.file_size > _MAX_PICKLE:
-            raise InputError(f"{path}: {member.filename!r} is too large for a list of tensors ({member.file_size} bytes)")
-    total = sum(member.file_size for member in members)
-    if total > _SWELL * size + _SLACK:
-        raise InputError(f"{path} would unpack from {size} to {total} bytes; weights hardly compress, so it is not opened")
-
-
-def _tensors(value: Any, depth: int = 8) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    if depth and isinstance(value, dict):
-        return [tensor for one in value.values() for tensor in _tensors(one, depth - 1)]
-    if depth and isinstance(value, list | tuple):
-        return [tensor for one in value for tensor in _tensors(one, depth - 1)]
-    return []
+    version = np.lib.format.read_magic(stream)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"{name!r} is of version {version}")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(stream)
+    if dtype.hasobject:
+        raise ValueError(f"{name!r} holds pickled objects")
+    if dtype.kind not in _NUMPY_KINDS or not dtype.isnative:
+        raise ValueError(f"{name!r} holds {dtype}, not plain numbers")
+    if len(shape) > _MAX_DIMENSIONS or not all(0 <= n < _MAX_SIZE for n in shape):
+        raise ValueError(f"{name!r} has an impossible shape")
+    if stream.tell() + math.prod(shape) * dtype.itemsize != size:
+        raise ValueError(f"{name!r} of shape {shape} does not fit its {size} bytes")
+    return Header(tuple(shape), str(dtype))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import mmap
 import sys
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -14,8 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_SLAB_BYTES = 32 << 20
-_PAGE = 4096
+_SLAB_BYTES = 8 << 20
+_PAGE = mmap.PAGESIZE
 _DONTNEED = 4
 
 
@@ -77,7 +78,7 @@ class Maps:
 
 
 def slabs(tensor: Tensor) -> Iterable[Tensor]:
-    """Yield ``tensor`` in parts along its first dimension, each a contiguous part of some 32 MB."""
+    """Yield ``tensor`` in parts along its first dimension, each a contiguous part of some 8 MB."""
     if tensor.ndim == 0 or tensor.nbytes <= _SLAB_BYTES:
         yield tensor.contiguous()
         return

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import pickletools
-import re
-import zipfile
 from collections.abc import Collection, Iterator
+from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-_HARMLESS = re.compile(
-    r"collections OrderedDict"
-    r"|torch\._utils _rebuild_(tensor|tensor_v2|parameter|device_tensor_from_numpy|meta_tensor_no_storage)"
-    r"|torch (\w+Storage|Size|device|(bfloat|float|u?int|complex)\d+\w*|bool)"
-    r"|torch\.storage (UntypedStorage|TypedStorage)"
-    r"|torch\.nn\.parameter Parameter"
-)
-"""Modules and names that a state dict of plain tensors brings along. This only finds the name to put in a message; what may be
-loaded is for torch's ``weights_only`` to decide."""
+from saebench.sae.archives import PlainFile, is_archive, members
+from saebench.sae.opcodes import MAX_PICKLE, STEPS, full_name, plain_name
+
 _TEXT = ("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "UNICODE", "STRING", "BINSTRING", "SHORT_BINSTRING")
+_NAMES = 1000
 _PROTOCOL_0_STREAMS = 5
 """A legacy torch file is a row of pickles: magic number, protocol, system, content, keys."""
 
@@ -34,37 +30,51 @@ def foreign_class(path: Path, known: Collection[str] = ()) -> str | None:
 
 
 def foreign_classes(path: Path) -> Iterator[str]:
-    """Yield all of them, in the file's order and as often as they stand there."""
+    """Yield all of them, in the file's order and as often as they stand there, up to a thousand."""
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                for member in archive.namelist():
-                    if member.endswith(".pkl"):
-                        with archive.open(member) as stream:
-                            yield from _foreign(stream, 1)
+        about = path.stat()
+        yield from _named(path, (about.st_ino, about.st_size, about.st_mtime_ns))
+    except OSError:
+        return
+
+
+@functools.lru_cache(maxsize=8)
+def _named(path: Path, _stamp: tuple[int, int, int]) -> tuple[str, ...]:
+    return tuple(islice(_all(path), _NAMES))
+
+
+def _all(path: Path) -> Iterator[str]:
+    try:
+        if is_archive(path):
+            with PlainFile(path) as file:
+                for name, member in members(path, compressed=False).items():
+                    if name.endswith(".pkl") and member.size <= MAX_PICKLE:
+                        file.seek(member.offset)
+                        yield from _foreign(BytesIO(file.read(member.size)), 1)
             return
-        with open(path, "rb") as stream:
-            yield from _foreign(stream, _PROTOCOL_0_STREAMS)
+        with PlainFile(path) as file:
+            yield from _foreign(BytesIO(file.read(min(file.bytes, MAX_PICKLE))), _PROTOCOL_0_STREAMS)
     except Exception:  # damaged archives raise many kinds; loading says that it is damaged
         return
 
 
-def _foreign(stream: Any, pickles: int) -> Iterator[str]:
+def _foreign(stream: BytesIO, pickles: int) -> Iterator[str]:
     for _ in range(pickles):
         try:
             for module, attribute in _imports(stream):
-                if not _HARMLESS.fullmatch(f"{module} {attribute}"):
-                    yield f"{module}.{attribute}".encode("unicode_escape").decode()  # it goes into messages of one line
+                full = full_name(module, attribute)
+                if plain_name(full) is None:
+                    yield full.encode("unicode_escape").decode()  # it goes into messages of one line
         except Exception:  # no pickle, or the end of one
             return
 
 
-def _imports(stream: Any) -> Iterator[tuple[str, str]]:
+def _imports(stream: BytesIO) -> Iterator[tuple[str, str]]:
     """Yield (module, name) of everything that the next pickle of ``stream`` would import."""
     texts: list[str] = []
     memo: dict[Any, str] = {}
     last: str | None = None
-    for opcode, argument, _ in pickletools.genops(stream):
+    for opcode, argument, _ in islice(pickletools.genops(stream), STEPS):
         kind = opcode.name
         if kind in ("GLOBAL", "INST"):
             module, _, attribute = str(argument).partition(" ")

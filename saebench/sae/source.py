@@ -114,6 +114,7 @@ class Source:
         self._maps = Maps()
         self._headers: dict[str, dict[str, Header]] = {}
         self._loaded: dict[str, Any] = {}
+        self._refused: dict[str, str] = {}
         self._settings: dict[Path, dict[str, Any]] = {}
 
     @cached_property
@@ -170,14 +171,24 @@ class Source:
     def headers(self, name: str) -> dict[str, Header]:
         """Return shape and dtype of every tensor in a file of weights: at the top, or one level down as ``outer/inner``."""
         if name not in self._headers:
-            path = self.at(name)
-            if name.endswith(".safetensors"):
-                self._headers[name] = safetensors_headers(path)
-            elif name.endswith(".npz"):
-                self._headers[name] = npz_headers(path)
-            else:
-                self._headers[name] = _headers_of(self.contents(name), path)
+            self._headers[name] = self._once(name, lambda: self._read_headers(name))
         return self._headers[name]
+
+    def _read_headers(self, name: str) -> dict[str, Header]:
+        path = self.at(name)
+        if name.endswith(".safetensors"):
+            return safetensors_headers(path)
+        return npz_headers(path) if name.endswith(".npz") else _headers_of(self.contents(name), path)
+
+    def _once(self, name: str, read: Callable[[], T]) -> T:
+        """Return what ``read`` returns; a file that was refused is not read again for every format that asks."""
+        if name in self._refused:
+            raise InputError(self._refused[name])
+        try:
+            return read()
+        except InputError as error:
+            self._refused[name] = str(error)
+            raise
 
     def keys(self, name: str | None) -> frozenset[str]:
         """Return the names of a file's tensors; none where there is no such file or it cannot be read."""
@@ -202,7 +213,12 @@ class Source:
     def contents(self, name: str, inert: Sequence[type] = ()) -> Any:
         """Return everything that a torch file holds, ``inert`` classes standing in for its own."""
         if name not in self._loaded:
-            self._loaded[name] = open_torch(self.at(name), self._maps, inert=inert)
+            path = self.at(name)
+            if inert:
+                self._loaded[name] = open_torch(path, self._maps, inert=inert)
+                self._refused.pop(name, None)
+            else:
+                self._loaded[name] = self._once(name, lambda: open_torch(path, self._maps))
         return self._loaded[name]
 
     def mapping(self, name: str) -> dict[str, Any]:

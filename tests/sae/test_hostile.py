@@ -1,0 +1,57 @@
+"""Hostile and broken files: one line, exit code 2, nothing executed, little time and memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from saebench.cli import main
+from saebench.errors import InputError
+from saebench.sae import load_sae
+from tests.sae.hostile import CANARY, all_cases
+from tests.sae.hostile.bounded import GOOD, LOADED
+
+CASES = all_cases()
+SECONDS = 10.0
+"""Of the processor, for a case that is loaded and looked at: a busy machine makes it no slower."""
+CHECKED = 4
+"""How many times slower than outside the tests, where no types are checked, and how many loads more."""
+MEGABYTES = 100
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_one_line_and_nothing_runs(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write, said = CASES[name]
+    folder = tmp_path / "case"
+    path = write(folder) or folder
+    start = time.process_time()
+    with pytest.raises(InputError) as caught:
+        load_sae(path)
+    line = str(caught.value)
+    assert line.isprintable() and len(line) <= 4001, line[:500]
+    assert all(word in line for word in said), line[:500]
+    assert main(["inspect", str(path)]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("saebench: ") and err.count("\n") == 1 and "Traceback" not in err, err[:500]
+    assert time.process_time() - start < CHECKED * SECONDS
+    assert not [one for one in (*tmp_path.rglob(CANARY), *tmp_path.rglob("escaped"))]
+
+
+def test_memory_is_bounded(tmp_path: Path) -> None:
+    """Each case in a process of its own, forked from one that has imported everything; peaks beside one that loads nothing."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.sae.hostile.bounded", str(tmp_path)], capture_output=True, text=True, timeout=1800
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = json.loads(done.stdout)
+    good = rows.pop(GOOD)
+    assert os.WEXITSTATUS(good["status"]) == LOADED and good["megabytes"] > MEGABYTES, "what is measured shows no large load"
+    assert rows.keys() == CASES.keys()
+    bad = {name: row for name, row in rows.items() if row["status"] or row["megabytes"] > MEGABYTES or row["seconds"] > SECONDS}
+    assert not bad, bad
