@@ -189,7 +189,9 @@ def damaged_files(case: Case) -> Outcome:
             folder = Path(temporary) / source.folder.resolve().name
             _copy(source, folder, name, file)
             path = folder / source.file if source.file else folder
-            copy = Source(path, given=source.given, part=source.part, root=Path(folder.anchor))
+            copy = Source(
+                path, given=source.given, part=source.part, words=source.words, root=Path(folder.anchor), origin=source.origin
+            )  # what the path says is said of the copy too
             error = _error(Found(source=copy, format=case.found.format), member, weights=name == file)
         if error is None and name == file:
             return failed(f"{name} cut in half is read as if nothing were wrong")
