@@ -41,7 +41,7 @@ def inspect(path: str, format: str | None, select: str | None, hash: bool, given
     return 0
 
 
-def _table(rows: list[dict[str, object]], path: str) -> list[dict[str, object]]:
+def _table(rows: list[dict[str, object]], path: str) -> list[dict[str, str]]:
     """Return the rows as they are shown: paths below the folder, and a column only where there is something in it."""
     columns = [key for key in rows[0] if any(row[key] is not None for row in rows)]
     shown = [{key: _one(row[key]) for key in columns} for row in rows]
