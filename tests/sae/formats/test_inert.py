@@ -104,7 +104,7 @@ def test_other_functions_are_refused_by_name(tmp_path: Path, executed: Path, fun
 
 @pytest.mark.parametrize(
     "package",
-    ["evil", "sae_trainingx.config", "sae_training_.config", "xsae_training.config", "transformer_lens.config", "os.sae_lens"],
+    ["evil", "sae_trainingx.config", "sae_training_.config", "xsae_training.config", "transformer_lens_.config", "os.sae_lens"],
 )
 def test_classes_of_other_packages_are_refused_by_name(tmp_path: Path, executed: Path, package: str) -> None:
     refused(write(tmp_path / "a" / NAME, package=package), f"{package}.LanguageModelSAERunnerConfig")
