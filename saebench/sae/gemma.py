@@ -58,9 +58,7 @@ def sizes(source: Source, weights: str, notes: Notes) -> Sizes:
             raise InputError(f"{file}: {name[key]!r} has {found.numel} entries, expected {width}; the file is damaged")
     if _SKIP in name and header(shapes, name[_SKIP], file, ndim=2).shape != (d_in, d_out):
         raise InputError(f"{file}: {_SKIP} is {list(shapes[name[_SKIP]].shape)}, expected {[d_in, d_out]}; the file is damaged")
-    odd = sorted(key for lower, key in name.items() if lower not in (*MATRICES, *_VECTORS, _SKIP))
-    if odd:
-        notes.warnings.append(f"{weights} also holds {', '.join(odd)[:200]}, which mean nothing in this format and are left out")
+    notes.left_out(weights, (key for lower, key in name.items() if lower not in (*MATRICES, *_VECTORS, _SKIP)))
     notes.assumptions.append(
         f"trained on contexts of {CONTEXT} tokens with BOS in front, as all of Gemma Scope; its files do not say"
     )

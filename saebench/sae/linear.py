@@ -33,6 +33,7 @@ def two_linears(source: Source, weights: str, *, encoder: str, decoder: str, for
             raise InputError(f"{file}: {key} has {shapes[key].numel} entries, but {encoder}.weight is {[d_sae, d_in]}")
     if decodes != (d_in, d_sae):
         raise InputError(f"{file}: {decoder}.weight is {list(decodes)}, but {encoder}.weight is {[d_sae, d_in]}")
+    notes.left_out(weights, set(shapes) - {f"{one}.{kind}" for one in (encoder, decoder) for kind in ("weight", "bias")})
     model_id, site = model_and_site((*source.words, weights), notes)
     config = SAEConfig(
         activation="relu", d_in=d_in, d_out=d_in, d_sae=d_sae, architecture="standard", format=format, path=str(source.path),

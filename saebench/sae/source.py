@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -73,6 +73,12 @@ class Notes:
     assumptions: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
+    def left_out(self, file: str, names: Iterable[str]) -> None:
+        """Warn of tensors that a file of weights has and its format does not know: they may change what the SAE computes."""
+        odd = sorted(names)
+        if odd:
+            self.warnings.append(f"{file} also holds {', '.join(odd)[:200]}, which mean nothing in this format and are left out")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
@@ -114,6 +120,7 @@ class Source:
         self._maps = Maps()
         self._headers: dict[str, dict[str, Header]] = {}
         self._loaded: dict[str, Any] = {}
+        self._stamps: dict[str, tuple[int, ...]] = {}
         self._refused: dict[str, str] = {}
         self._settings: dict[Path, dict[str, Any]] = {}
 
@@ -199,8 +206,13 @@ class Source:
         except InputError:
             return frozenset()
 
-    def tensors(self, name: str) -> dict[str, Tensor]:
-        """Return the tensors of a file of weights, mapped where the container allows; they are private, change them in place."""
+    def tensors(self, name: str, inside: str | None = None) -> dict[str, Tensor]:
+        """Return the tensors of a file of weights, mapped where the container allows; they are private, change them in place.
+
+        Args:
+            name: The file.
+            inside: The dictionary in a torch file that holds them, where it has one of this name.
+        """
         path = self.at(name)
         if name.endswith(".safetensors"):
             return open_safetensors(path, self._maps)
@@ -208,12 +220,18 @@ class Source:
             return open_npz(path)
         found = self.mapping(name)
         del self._loaded[name]  # who asks again gets tensors of his own, as of other files
-        return {key: one for key, one in found.items() if isinstance(one, Tensor)}
+        inner = found if inside is None else found.get(inside, found)
+        if not isinstance(inner, dict):
+            raise InputError(f"{path}: {inside!r} holds a {type(inner).__name__}, expected a dictionary of tensors")
+        return {key: one for key, one in inner.items() if isinstance(one, Tensor)}
 
     def contents(self, name: str, inert: Sequence[type] = ()) -> Any:
         """Return everything that a torch file holds, ``inert`` classes standing in for its own."""
+        path = self.at(name)
+        if name in self._loaded and self._stamps[name] != _stamp(path):
+            raise InputError(f"{path} changed while it was read; try again when it is written")
         if name not in self._loaded:
-            path = self.at(name)
+            self._stamps[name] = _stamp(path)
             if inert:
                 self._loaded[name] = open_torch(path, self._maps, inert=inert)
                 self._refused.pop(name, None)
@@ -278,6 +296,15 @@ def _stores(folder: Path) -> tuple[Path, ...]:
             shared = [cache / "blobs"] if (cache / "blobs" / ".huggingface-shared-blobs").is_file() else []
             return tuple(one.resolve() for one in (cache / parts[at], *shared))
     return ()
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Return what is another one when a file is: a map of one that was cut must not be read."""
+    try:
+        about = path.stat()
+    except OSError:
+        return ()
+    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns
 
 
 def _headers_of(loaded: Any, path: Path) -> dict[str, Header]:

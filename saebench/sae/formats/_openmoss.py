@@ -42,6 +42,8 @@ _KINDS = {
 _BATCH = ("batchtopk", "batchlayertopk", "layertopk")
 _ACTIVATIONS = ("relu", "topk", "jumprelu")
 _ARCHITECTURES = {"relu": "standard", "topk": "topk", "jumprelu": "jumprelu"}
+_BESIDES = re.compile(r"dataset_average_activation_norm\.|(activation_function\.)?log_jumprelu_threshold$")
+"""Tensors that only versions 2 and 3 have, and read where the settings ask for them."""
 _SCOPE = re.compile(r"Llama3_1-8B-Base-L(?:X|\d+)(?:R|A|M|TC)-\d+x")
 _TINY = torch.finfo(torch.float32).tiny
 
@@ -129,16 +131,6 @@ def keys_of(source: Source, file: str) -> set[str]:
     return {key.removeprefix("sae/") for key in source.keys(file)}
 
 
-def _tensors(source: Source, file: str) -> dict[str, Tensor]:
-    if not file.endswith(".pt"):
-        return source.tensors(file)
-    outer = source.mapping(file)
-    inner = outer.get("sae", outer)
-    if not isinstance(inner, dict):
-        raise InputError(f"{source.at(file)}: 'sae' holds a {type(inner).__name__}, expected a dictionary of tensors")
-    return inner
-
-
 @dataclass(frozen=True, kw_only=True)
 class Read:
     """What settings and headers of an SAE say, checked."""
@@ -165,7 +157,7 @@ class Read:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors, mapped."""
-        return _tensors(self.source, self.files.weights)
+        return self.source.tensors(self.files.weights, inside="sae")
 
     def flag(self, key: str, default: bool) -> bool:
         """Return a setting that is true or false, or say that it is neither."""
@@ -324,8 +316,11 @@ def read(source: Source, files: Files | None, settings: str, layout: Layout) -> 
         raise InputError(f"{source.path} has a gated linear unit in its encoder (use_glu_encoder), which is not supported")
     d_in, d_sae, d_out = layout.sizes(shapes, weights)
     _agree(cfg, file, d_in, d_sae)
+    notes, own = Notes(), {layout.W_enc, layout.b_enc, layout.W_dec, layout.b_dec}
+    scaled = files.settings.endswith("config.json")
+    notes.left_out(files.weights, (key for key in shapes if key not in own and not (scaled and _BESIDES.match(key))))
     return Read(
-        source=source, files=files, cfg=cfg, shapes=shapes, layout=layout, d_in=d_in, d_sae=d_sae, d_out=d_out, notes=Notes()
+        source=source, files=files, cfg=cfg, shapes=shapes, layout=layout, d_in=d_in, d_sae=d_sae, d_out=d_out, notes=notes
     )
 
 

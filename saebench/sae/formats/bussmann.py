@@ -28,6 +28,7 @@ _ARCHITECTURES = {
 _ACTIVATIONS = {"standard": "relu", "topk": "topk", "jumprelu": "jumprelu"} | dict.fromkeys(
     ("batchtopk", "matryoshka_batchtopk"), "jumprelu"
 )
+_KNOWN = {"W_enc", "W_dec", "b_enc", "b_dec", "threshold", "jumprelu.log_threshold", "num_batches_not_active"}
 _POOLED = ("batchtopk", "matryoshka_batchtopk")
 
 
@@ -73,6 +74,7 @@ class Bussmann:
             unit_norm = True
             notes.assumptions.append("input_unit_norm taken as true, the default of the scripts: config.json does not say")
         threshold = _threshold(source, architecture, path, notes)
+        notes.left_out(_WEIGHTS, set(source.headers(_WEIGHTS)) - _KNOWN)
         site = _site(cfg, file)
         if not unit_norm and in_stream(site):
             notes.assumptions.append(

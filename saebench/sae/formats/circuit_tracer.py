@@ -18,6 +18,7 @@ from saebench.sae.source import Entry, Notes, Source
 _FILE = r"layer_(\d+)\.safetensors"
 _SETTINGS = "config.yaml"
 _THRESHOLDS = ("activation_function.threshold", "threshold")
+_KNOWN = {"W_enc", "W_dec", "b_enc", "b_dec", "W_skip", "k", *_THRESHOLDS}
 _ACTIVATIONS = {"relu": "relu", "topk": "signed_topk", "jumprelu": "jumprelu", "jump_relu": "jumprelu"}
 _ARCHITECTURES = {"relu": "", "signed_topk": "topk_", "jumprelu": "jumprelu_"}
 _QWEN = re.compile(r"(?:mwhanna/)?qwen3-([\d.]+)b-transcoders(?:-lowl0)?")
@@ -67,6 +68,7 @@ class CircuitTracer:
         (d_out,) = header(shapes, "b_dec", file, ndim=1).shape
         turn = _is_turned(shapes, d_sae, d_out, file, notes)
         activation, k = _activation(source, cfg, shapes, weights, notes)
+        notes.left_out(weights, set(shapes) - _KNOWN)
         site, site_out = _sites(source, cfg, int(found[1]), notes)
         config = SAEConfig(
             activation=activation,  # pyright: ignore[reportArgumentType]
@@ -81,6 +83,7 @@ class CircuitTracer:
             site_out=site_out,
             model_id=_model(source, cfg, notes),
             assumptions=tuple(notes.assumptions),
+            warnings=tuple(notes.warnings),
         )
         return Entry(config=config, weights=lambda: _weights(source, weights, activation, turn))
 

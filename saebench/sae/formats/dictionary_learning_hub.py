@@ -61,6 +61,7 @@ class DictionaryLearningHub:
         if header(shapes, "decoder.weight", file, ndim=2).shape != (d_in, d_sae):
             raise InputError(f"{file}: decoder.weight is {list(shapes['decoder.weight'].shape)}, expected {[d_in, d_sae]}")
         _threshold(source.tensors(_WEIGHTS), file)
+        notes.left_out(_WEIGHTS, set(shapes) - _OWN - _NORM - {"encoder.bias", "k", "target_rms"})
         config = SAEConfig(
             activation="jumprelu",
             d_in=d_in,
@@ -72,6 +73,7 @@ class DictionaryLearningHub:
             site=_site(source, trainer, name, notes),
             model_id=_model(source, trainer, name, notes),
             assumptions=tuple(notes.assumptions),
+            warnings=tuple(notes.warnings),
         )
         return Entry(config=config, weights=lambda: _weights(source, file))
 

@@ -16,7 +16,7 @@ from saebench.sae.site import Site
 from saebench.sae.source import Entry, Notes, Source
 
 _WEIGHTS = "params.npz"
-_REPO = r"gemma-scope-(2b|9b|27b)-(pt|it)-(res|mlp|att|transcoders)"
+_REPO = r"gemma-scope-(2b|9b|27b)-(pt|it)-(?:(?:res|mlp|att)-(?=transcoders))?(res|mlp|att|transcoders)"
 _LAYER = r"(?:^|_)layer_(\d+)(?:_|$)"
 _SITES = {"res": "hook_resid_post", "mlp": "hook_mlp_out", "att": "attn.hook_z", "transcoders": "ln2.hook_normalized"}
 

@@ -73,14 +73,21 @@ class GemmaScope2:
         skips = "affine_skip_connection" in gemma.stored(source.headers(weights))
         _agrees(cfg, file, d_sae=d_sae, skips=skips)
         site, site_out = _sites(source, cfg, file, notes)
-        if site_out is None and (d_in != d_out or skips or cfg.get("type") == "transcoder"):
-            site_out = source.given.get("site_out")
-            if site_out is None:
+        transcodes = d_in != d_out or skips or cfg.get("type") == "transcoder"
+        silent = site is None and cfg.get("type") is None and cfg.get("hf_hook_point_in") is None
+        if site_out is None and (transcodes or silent):
+            told = source.given.get("site_out")
+            if told is None and transcodes:
                 raise InputError(
                     f"{source.path} is a transcoder, but nothing says where it writes; say it with --set "
                     "site_out=blocks.L.hook_mlp_out, and what it reads with --site blocks.L.mlp.hook_in"
                 )
-            site_out = Site.parse(site_out).name
+            if told is None:
+                notes.assumptions.append(
+                    f"taken as an SAE, not as a transcoder: there is no {_CONFIG} and no name in its path that says which; if it "
+                    "is one, say where it writes with --set site_out=HOOK"
+                )
+            site_out = None if told is None else Site.parse(told).name
         kind = ("jumprelu_skip_transcoder" if skips else "jumprelu_transcoder") if site_out else "jumprelu"
         config = SAEConfig(
             activation="jumprelu",

@@ -68,6 +68,8 @@ class MLSAE:
         for key, value in {"n_inputs": d_in, "n_latents": d_sae}.items():
             if key in cfg and number(cfg, key, source.at(_SETTINGS)) != value:
                 raise InputError(f"{source.at(_SETTINGS)}: {key} is {cfg[key]}, but the weights have {value}")
+        if not start:  # else what else is stored is the language model
+            notes.left_out(_WEIGHTS, set(shapes) - {"encoder.weight", "decoder.weight", "pre_encoder_bias", "last_nonzero"})
         config = SAEConfig(
             activation="topk",
             d_in=d_in,
@@ -82,6 +84,7 @@ class MLSAE:
             model_id=_model(source, cfg, name, notes),
             context_length=n_tokens(cfg, "max_length", source.at(_SETTINGS)),
             assumptions=tuple(notes.assumptions),
+            warnings=tuple(notes.warnings),
         )
 
         def load() -> SAEWeights:

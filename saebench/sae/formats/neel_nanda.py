@@ -73,6 +73,7 @@ class NeelNanda:
         told = _cfg_name(file) if source.has(_cfg_name(file)) else None
         cfg, where = ({}, path) if told is None else (source.json(told), source.at(told))
         d_in, d_sae = _sizes(source, file, path)
+        notes.left_out(file, set(source.headers(file)) - _KEYS)
         if told is None:
             notes.assumptions.append(
                 f"b_dec is taken off the input and latents are relu: {path.name} has no {_cfg_name(file)} beside it, and format "
@@ -87,6 +88,11 @@ class NeelNanda:
                 f"enc_dtype is {said}, but the weights are stored as {stored}; they are used as they are stored"
             )
         site, model = _site(source, cfg, where, told is not None, notes), text(cfg, "model_name", where)
+        if site is not None and site.endswith("attn.hook_z"):
+            notes.warnings.append(
+                "trained on z as TransformerLens' from_pretrained gives it, without the bias of the values (fold_value_biases); "
+                "models with one, such as GPT-2, are read with it here"
+            )
         centred = in_stream(site) and told is not None
         if centred:
             notes.assumptions.append(

@@ -16,6 +16,8 @@ from saebench.sae.source import Entry, Notes, Source
 
 _ENCODER = frozenset({"pre_bias", "latent_bias", "encoder.weight"})
 _DECODER, _TIED = "decoder.weight", "decoder.linear.weight"
+_BESIDES = ("stats_", "latents_", "activation.", "activation_state_dict/")
+"""What the names of statistics, and of the activation's settings, start with."""
 _SITES = {
     "mlp_post_act": "mlp.hook_post",
     "resid_delta_attn": "hook_attn_out",
@@ -56,6 +58,7 @@ class OpenAI:
         if found != ((d_sae, d_in) if tied else (d_in, d_sae)):
             raise InputError(f"{file}: encoder.weight has shape {[d_sae, d_in]}, which the decoder's {list(found)} does not fit")
         activation, k, normalises = _activation(state, source, file, notes)
+        notes.left_out(name, (key for key in set(shapes) - _ENCODER - {_DECODER, _TIED} if not key.startswith(_BESIDES)))
         site, model = _site(source, name, notes), _model(source, name, d_in, notes)
         config = SAEConfig(
             activation=activation,  # pyright: ignore[reportArgumentType]
@@ -70,6 +73,7 @@ class OpenAI:
             site=site,
             model_id=model,
             assumptions=tuple(notes.assumptions),
+            warnings=tuple(notes.warnings),
         )
         return Entry(config=config, weights=lambda: _weights(source, name, tied, file))
 

@@ -53,6 +53,7 @@ class QwenScope:
                 raise InputError(
                     f"{file}: {key} is {list(shapes[key].shape)}, expected {list(want)} by W_enc, {[d_sae, d_in]}, latents first"
                 )
+        notes.left_out(weights, set(shapes) - {"W_enc", "W_dec", "b_enc", "b_dec"})
         layer = re.fullmatch(_FILE, weights)
         assert layer is not None
         notes.assumptions.append(f"site taken from the file's name {weights!r}: the residual stream behind block {layer[1]}")

@@ -71,6 +71,7 @@ class SaeLens:
         if norm.name != "none" and "skip" in architecture:
             raise InputError(f"{file}: a {architecture} that skips past its {norm.name}, which is not supported")
         scaling = _scaling(cfg, source, notes)
+        notes.left_out(_WEIGHTS, set(source.headers(_WEIGHTS)) - {*names, *_SCALING})
         site, site_out = _sites(meta, file, source, notes, transcodes=transcodes)
         if not isinstance(meta.get("prepend_bos"), bool | None):
             raise InputError(f"{file}: 'prepend_bos' should be true or false, found {meta['prepend_bos']!r}")

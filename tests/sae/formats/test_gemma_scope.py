@@ -86,6 +86,8 @@ def test_a_transcoder_by_its_repository(tmp_path: Path) -> None:
     agrees(sae, acts(), *equation(t, acts()))
     square = load_sae(written(tmp_path / "copy/gemma-scope-2b-pt-transcoders" / TAIL))
     assert square.is_transcoder, "of a square one only the name tells"
+    longer = load_sae(written(tmp_path / "gemma-scope-9b-pt-mlp-transcoders" / TAIL))
+    assert (longer.config.site, longer.config.site_out) == (c.site, c.site_out), "mlp in front of it is no site"
 
 
 def test_a_transcoder_of_no_known_layer_asks(tmp_path: Path) -> None:

@@ -114,7 +114,13 @@ def test_models(tmp_path: Path, name: str | None, repo: str | None, model: str |
 
 def test_what_nothing_says_is_asked_for(tmp_path: Path) -> None:
     """Of an SAE the site alone; of a transcoder where it writes, for without that it would pass for an SAE."""
-    assert load_sae(written(tmp_path / "a", params(), None)).config.site is None
+    square = load_sae(written(tmp_path / "a", params(), None))
+    assert (square.config.site, square.is_transcoder) == (None, False)
+    assert any("taken as an SAE, not as a transcoder" in line and "site_out" in line for line in square.config.assumptions)
+    told = load_sae(tmp_path / "a", given={"site_out": "blocks.2.hook_mlp_out"}, site="blocks.2.mlp.hook_in")
+    assert told.is_transcoder and not told.config.warnings
+    named = load_sae(written(tmp_path / "e", params(), SAE))
+    assert not any("not as a transcoder" in line for line in named.config.assumptions)
     for name, t in (("b", params(skip=True)), ("c", params(OUT))):
         with pytest.raises(InputError, match="--set site_out="):
             load_sae(written(tmp_path / name, t, None))

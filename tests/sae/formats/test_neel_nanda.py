@@ -97,6 +97,7 @@ def test_attention_saes(tmp_path: Path) -> None:
     sae = load_sae(written(tmp_path / "a", HEADS, full))
     agrees(sae, acts(), *equation(tensors(), acts()))
     assert (sae.config.site, sae.config.model_id) == ("blocks.5.attn.hook_z", "gpt2-small")
+    assert any("fold_value_biases" in line for line in sae.config.warnings), "GPT-2's z had no bias in training"
     lean = load_sae(written(tmp_path / "b", HEADS, {"act_size": D, "dict_size": S})).config
     assert (lean.site, lean.model_id) == ("blocks.5.attn.hook_z", "gpt2-small")
     assert sum("file name" in line for line in lean.assumptions) == 2

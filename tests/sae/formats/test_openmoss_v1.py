@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from saebench.errors import InputError
-from saebench.sae import load_sae
+from saebench.sae import SAE, load_sae
+from saebench.sae.find import locate
 from saebench.sae.inspect import inspect_sae, list_saes
 from tests.sae.formats.cases import D, S, acts, agrees
-from tests.sae.formats.moss import ACROSS, OUT_SITE, SITE, STREAM, V1, linear, stored, write
+from tests.sae.formats.moss import ACROSS, OUT_SITE, SITE, STREAM, V1, V2, linear, stored, write
 
 FINAL = "checkpoints/final.safetensors"
+NORM_OF_STREAM = {f"dataset_average_activation_norm.{STREAM}": torch.tensor(5.9)}
 NORMS = {"in": 6.2, "out": 0.797}
 
 
@@ -154,6 +156,30 @@ def test_weights_are_taken_in_the_librarys_order(tmp_path: Path) -> None:
     agrees(load_sae(folder), acts(), *authors(other, acts(), nin, nout, over(0.7)))
     agrees(load_sae(folder / FINAL), acts(), *authors(stored(), acts(), nin, nout, over(0.7)))
     agrees(load_sae(folder / "checkpoints"), acts(), *authors(other, acts(), nin, nout, over(0.7)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "tensors", "where"),
+    [
+        (V1, linear(stored()), "checkpoints/final.pt"),
+        (V2 | {"act_fn": "relu"}, linear(stored()) | NORM_OF_STREAM, "sae_weights.pt"),
+        (V2 | {"act_fn": "topk"}, stored() | NORM_OF_STREAM, "sae_weights.pt"),
+    ],
+    ids=["v1", "v2", "v3"],
+)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_scales_are_folded_into_tensors_of_their_own(
+    tmp_path: Path, settings: dict, tensors: dict[str, Tensor], where: str, zipped: bool
+) -> None:
+    """A torch file stays open after its headers were read: what is folded in place must not be folded again."""
+    folder = write(tmp_path / "a", settings, tensors, where)
+    if not zipped:
+        torch.save({"sae": tensors}, folder / where, _use_new_zipfile_serialization=False)
+    found = locate(folder)
+    entry = found.member.read(found.source)
+    first, second, third = (SAE(entry.config, one()).sha256 for one in (entry.weights, entry.weights, entry.weights))
+    assert first == second == third
+    assert SAE(entry.config, found.member.read(found.source).weights()).sha256 == first
 
 
 def test_a_listing_shows_each_folder_once(tmp_path: Path) -> None:
