@@ -13,7 +13,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from saebench.errors import InputError, did_you_mean
-from saebench.store import sha256_file
 
 MODEL = "reference"
 """The model's name, as ``--model`` takes it."""
@@ -149,6 +148,8 @@ def with_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check(folder: str, what: str) -> None:
     """Raise ``InputError`` unless every file that the manifest lists under ``folder`` is there as it lists it."""
+    from saebench.store import sha256_file  # brings pydantic along, which `inspect` has no use for
+
     entries = [entry for entry in manifest() if entry.file.startswith(f"{folder}/")]
     if not entries:
         raise InputError(f"{what} is not bundled in {ROOT}; {_AGAIN}")
