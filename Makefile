@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
 
-.PHONY: help venv demo demo-offline test test-peers check reference-saes results docs pictures bench clean
+.PHONY: help venv demo demo-offline test test-peers fuzz check reference-saes results docs pictures bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -47,11 +47,16 @@ $(PEERS)/.installed: constraints.txt benchmarks/peers/requirements.txt
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	printf 'torch==%s\n' "$$($(PEERS)/bin/python -c 'import torch; print(torch.__version__.split("+")[0])')" > $(PEERS)/torch.txt
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c $(PEERS)/torch.txt -r benchmarks/peers/requirements.txt
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c $(PEERS)/torch.txt -e '.[dev]'
 	$(PEERS)/bin/python -m pip uninstall --quiet --yes torchvision
 	@touch $@
 
-test-peers: $(STAMP) $(PEERS)/.installed ## compare with the real libraries, in an environment of their own
+test-peers: $(STAMP) $(PEERS)/.installed ## compare with the real libraries, and run the suite where they are: transformer-lens 3.9
 	SAEBENCH_PEERS_PYTHON=$(PEERS)/bin/python $(BIN)/python -m pytest -m peers $(PYTEST_ARGS)
+	SPARSIFY_DISABLE_TRITON=1 OMP_NUM_THREADS=1 $(PEERS)/bin/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
+
+fuzz: $(STAMP) ## damage files of every SAE format at random for a minute (SAEBENCH_FUZZ_SECONDS, SAEBENCH_FUZZ_SEED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m fuzz -s tests/sae/test_fuzz.py $(PYTEST_ARGS)
 
 check: $(STAMP) ## lint, formatting and types
 	$(BIN)/ruff check .

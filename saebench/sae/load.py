@@ -102,6 +102,7 @@ def read_entry(found: Found, path: str | Path, told: Mapping[str, Any] | None = 
 def damage(found: Found) -> Iterator[None]:
     """Turn what damaged files make formats raise into one line that names them."""
     try:
+        found.source.check_unchanged()
         yield
     except _DAMAGE as error:
         raise InputError(

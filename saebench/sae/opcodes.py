@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from saebench.errors import InputError
 from saebench.sae.pickled import TENSOR_DTYPES, Foreign, Function, Kind, Odd, Refused, Storage, View, full_name, plain_name
 
 MAX_PICKLE = 16 << 20
@@ -44,7 +45,7 @@ def read_pickle(stream: BytesIO, make: Callable[[View], Any], stand_ins: Mapping
     machine = _Machine(make, stand_ins or {})
     try:
         return machine.run(stream)
-    except Refused:
+    except (Refused, InputError):
         raise
     except Exception as error:  # a damaged pickle can raise any kind
         raise Refused(f"its pickle is damaged: {type(error).__name__}") from None

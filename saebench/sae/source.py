@@ -227,10 +227,9 @@ class Source:
 
     def contents(self, name: str, inert: Sequence[type] = ()) -> Any:
         """Return everything that a torch file holds, ``inert`` classes standing in for its own."""
-        path = self.at(name)
-        if name in self._loaded and self._stamps[name] != _stamp(path):
-            raise InputError(f"{path} changed while it was read; try again when it is written")
+        self.check_unchanged()
         if name not in self._loaded:
+            path = self.at(name)
             self._stamps[name] = _stamp(path)
             if inert:
                 self._loaded[name] = open_torch(path, self._maps, inert=inert)
@@ -250,8 +249,15 @@ class Source:
             raise InputError(f"{self.at(name)} holds a {type(found).__name__}, expected a dictionary of tensors")
         return found
 
+    def check_unchanged(self) -> None:
+        """Raise ``InputError`` if a file that is mapped is not what it was: of one that was cut the rest cannot be read."""
+        for name, stamp in self._stamps.items():
+            if _stamp(self.at(name)) != stamp:
+                raise InputError(f"{self.at(name)} changed while it was read; try again when it is written")
+
     def turned(self, matrix: Tensor) -> Tensor:
         """Return the transpose of a matrix, contiguous, without holding a mapped one twice; the matrix is used up."""
+        self.check_unchanged()
         return self._maps.turned(matrix)
 
     def at(self, name: str) -> Path:

@@ -78,7 +78,7 @@ def numpy(folder: Path, data: bytes | None = None) -> Path:
     folder = folder / "gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71"
     folder.mkdir(parents=True)
     if data is None:
-        arrays: Any = {key: one.numpy() for key, one in plain().items()}
+        arrays: Any = {key: one.numpy() for key, one in (plain() | {"threshold": plain()["b_enc"].abs()}).items()}
         np.savez(folder / "params.npz", **arrays)
     else:
         (folder / "params.npz").write_bytes(data)
