@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from saebench.errors import InputError
 from saebench.sae.site import Site
-from saebench.sae.source import Given, Notes
+from saebench.sae.source import Source
 
 _BLOCK = re.compile(r"(?:\w+\.)*?(?:layers|h)\.(\d+)(?:\.(\w+))?")
 _OLD_BLOCK = re.compile(r"layer_(\d+)(?:\.(\w+))?")
@@ -64,19 +65,15 @@ def module_sites(name: str, model_id: str | None) -> Module | None:
     return None
 
 
-def transcodes_to(site_out: str | None, given: Given, notes: Notes) -> str | None:
-    """Return where a transcoder writes: as its files say, else as the user does; if nobody does, a warning is added.
+def transcodes_to(site_out: str | None, source: Source) -> str:
+    """Return where a transcoder writes: as its files say, else as the user does.
 
     Raises:
-        InputError: The user gave a name that is no site.
+        InputError: Nobody says it, and its recon would be compared with what it reads; or the user gave a name that is no site.
     """
     if site_out is not None:
         return site_out
-    told = given.get("site_out")
+    told = source.given.get("site_out")
     if told is None:
-        notes.warnings.append(
-            "it is a transcoder and its files do not say where it writes: its recon would be compared with what it reads; give "
-            "--set site_out=HOOK"
-        )
-        return None
+        raise InputError(f"{source.path} is a transcoder and nothing says where it writes; give it with --set site_out=HOOK")
     return Site.parse(told).name

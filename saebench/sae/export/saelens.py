@@ -56,7 +56,7 @@ def write(sae: SAE, folder: Path, told: list[str]) -> Path:
         "d_in": c.d_in, "d_sae": c.d_sae, "dtype": "float32", "device": "cpu", "apply_b_dec_to_input": subtract,
         "normalize_activations": _NORMALISATIONS.get(c.normalisation, "none"),
         "reshape_activations": "hook_z" if (c.site or "").endswith(".hook_z") and not transcodes else "none",
-        "metadata": _metadata(c), "architecture": architecture,
+        "metadata": _metadata(c, transcodes), "architecture": architecture,
     }  # fmt: skip
     if c.activation in ("topk", "abstopk"):
         cfg |= {"k": c.k, "rescale_acts_by_decoder_norm": False}
@@ -71,9 +71,10 @@ def _transcodes(c: SAEConfig, skip: bool) -> bool:
     return skip or c.site_out not in (None, c.site) or c.d_in != c.d_out
 
 
-def _metadata(c: SAEConfig) -> dict[str, Any]:
+def _metadata(c: SAEConfig, transcodes: bool) -> dict[str, Any]:
+    site_out = c.site_out or (c.site if transcodes else None)  # an SAE that skips past its latents writes where it reads
     told = {
-        "sae_lens_version": _LAYOUT, "hook_name": c.site, "hook_name_out": c.site_out, "model_name": c.model_id,
+        "sae_lens_version": _LAYOUT, "hook_name": c.site, "hook_name_out": site_out, "model_name": c.model_id,
         "context_size": c.context_length, "prepend_bos": c.prepend_bos, "training_architecture": c.architecture,
         "model_from_pretrained_kwargs": {"center_writing_weights": c.residual == "centred"},
     }  # fmt: skip

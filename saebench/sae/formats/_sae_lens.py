@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from saebench.errors import InputError
 from saebench.sae.files import header, real, text
+from saebench.sae.site import in_stream
 from saebench.sae.source import Notes, Source
 
 WHITENING = "activation_whitening.safetensors"
@@ -84,9 +85,15 @@ def residual(cfg: dict[str, Any], meta: dict[str, Any], notes: Notes) -> Any:
             "models with center_writing_weights on"
         )
         centred = processed = True
-    if processed and str(meta.get("hook_name")).endswith("attn.hook_z"):
+    elif "early" in cfg and in_stream(meta.get("hook_name"), meta.get("hook_name_out")):
+        notes.assumptions.append(
+            "residual stream taken as raw: the configuration does not say how its model was loaded; sae_lens 2.0 to 3.19.1 (May "
+            "to September 2024) had center_writing_weights on unless told otherwise: for one of that time give --residual centred"
+        )
+    if str(meta.get("hook_name")).endswith("attn.hook_z") and (processed or ("early" in cfg and kwargs is None)):
+        how = "was" if processed else "may have been (sae_lens 2.0 to 3.19.1 did it)"
         notes.warnings.append(
-            "its model was loaded with fold_value_biases: where a model has value biases, hook_z is less by them than it is here"
+            f"its model {how} loaded with fold_value_biases: where a model has value biases, hook_z lacked them, here it does not"
         )
     return "centred" if centred else "raw"
 

@@ -301,7 +301,7 @@ def _site(run: _Run, model_id: str | None, source: Source, notes: Notes) -> tupl
         notes.assumptions.append(f"{found[0]!r} taken as the {_SPOKEN[found[1]]} module of block {found[2]}, by convention{why}")
     if io == "in_and_out":
         across = module.across if module else None
-        return (*across, True) if across else (None, transcodes_to(None, source.given, notes), True)
+        return (*across, True) if across else (None, transcodes_to(None, source), True)
     if module is None:
         return None, None, False
     return (module.given if io == "in" else module.back), None, False

@@ -189,7 +189,8 @@ def _sites(meta: dict[str, Any], file: Path, source: Source, notes: Notes, *, tr
         else:
             notes.assumptions.append(f"site taken from the module {site!r}, whose output it reads, as its model_class_name says")
         site = module.back if module else None
-    return site, transcodes_to(site_out, source.given, notes) if transcodes else site_out
+    site_out = transcodes_to(site_out, source) if transcodes else site_out
+    return site, None if site_out == site else site_out
 
 
 def _k(cfg: dict[str, Any], source: Source, file: Path) -> int:

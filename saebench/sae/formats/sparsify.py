@@ -170,7 +170,7 @@ def _place(cfg: dict[str, Any], root: _Root, source: Source, notes: Notes) -> _P
                 f"sites taken from the folder name {name!r}: what that module is given and what it gives back"
             )
             return _Place(*module.across, True)
-    return _Place(None, transcodes_to(None, source.given, notes) if transcodes else None, transcodes)
+    return _Place(None, transcodes_to(None, source) if transcodes else None, transcodes)
 
 
 def _weights(source: Source, weights: Path, transcode: bool) -> SAEWeights:

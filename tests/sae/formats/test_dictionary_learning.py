@@ -251,6 +251,15 @@ def test_sites(tmp_path: Path, trainer: dict, io: str | None, site: str | None, 
         assert any("residual stream at block 3" in line for line in c.assumptions)
 
 
+def test_a_transcoder_that_does_not_say_where_it_writes(tmp_path: Path) -> None:
+    trainer = TRAINER | {"dict_class": "AutoEncoder", "submodule_name": "attn_layer_3"}
+    folder = folder_of(tmp_path / "a", STATES["AutoEncoder"], trainer, io="in_and_out")
+    with pytest.raises(InputError, match=r"nothing says where it writes.*--set site_out"):
+        load_sae(folder, site="blocks.3.ln1.hook_normalized")
+    c = load_sae(folder, site="blocks.3.ln1.hook_normalized", given={"site_out": "blocks.3.hook_attn_out"}).config
+    assert (c.site, c.site_out, c.architecture) == ("blocks.3.ln1.hook_normalized", "blocks.3.hook_attn_out", "transcoder")
+
+
 def test_sites_without_settings_come_from_the_folder(tmp_path: Path) -> None:
     c = load_sae(folder_of(tmp_path / "resid_out_layer4/10_32768", STATES["AutoEncoder"], None)).config
     assert c.site == "blocks.4.hook_resid_post"

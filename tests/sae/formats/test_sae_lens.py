@@ -123,7 +123,9 @@ def test_transcoders(tmp_path: Path, kind: str) -> None:
 def test_a_transcoder_that_does_not_say_where_it_writes(tmp_path: Path) -> None:
     cfg = cfg_of("transcoder", metadata=META)
     folder = folder_of(tmp_path / "a", cfg, standard())
-    assert any("--set site_out" in line for line in load_sae(folder).config.warnings)
+    for look in (load_sae, inspect_sae):
+        with pytest.raises(InputError, match=r"nothing says where it writes.*--set site_out"):
+            look(folder)
     c = load_sae(folder, given={"site_out": "blocks.1.hook_mlp_out"}).config
     assert c.site_out == "blocks.1.hook_mlp_out"
     assert not c.warnings
@@ -191,7 +193,13 @@ def test_centring_is_read_where_it_is_said(tmp_path: Path) -> None:
     later = {key: value for key, value in LEGACY.items() if not key.startswith("hook_point")} | {
         "hook_name": "blocks.8.hook_resid_pre"
     }
-    assert load_sae(folder_of(tmp_path / "c", later, standard())).config.residual == "raw"
+    c = load_sae(folder_of(tmp_path / "c", later, standard())).config
+    assert c.residual == "raw"
+    assert any("taken as raw" in line and "--residual centred" in line for line in c.assumptions)
+    inner = load_sae(folder_of(tmp_path / "e", later | {"hook_name": "blocks.8.mlp.hook_post"}, standard())).config
+    assert not any("residual stream" in line for line in inner.assumptions), "it does not matter there"
+    for folder in ("a", "b", "d"):
+        assert not any("taken as raw" in line for line in load_sae(tmp_path / folder).config.assumptions)
 
 
 def test_value_biases_that_hook_z_lacked(tmp_path: Path) -> None:
@@ -204,6 +212,10 @@ def test_value_biases_that_hook_z_lacked(tmp_path: Path) -> None:
     agrees(sae, x, f, decoded(t, f))
     early = LEGACY | {"hook_point": "blocks.1.attn.hook_z"}
     assert any("value biases" in line for line in load_sae(folder_of(tmp_path / "b", early, t)).config.warnings)
+    flat = {key: value for key, value in LEGACY.items() if not key.startswith("hook_point")} | {"hook_name": meta["hook_name"]}
+    assert any("may have been" in line for line in load_sae(folder_of(tmp_path / "d", flat, t)).config.warnings)
+    told = flat | {"model_from_pretrained_kwargs": {"center_writing_weights": False}}
+    assert not load_sae(folder_of(tmp_path / "e", told, t)).config.warnings
     with pytest.raises(InputError, match="reshape_activations"):
         load_sae(folder_of(tmp_path / "c", cfg | {"reshape_activations": "conv"}, t))
 

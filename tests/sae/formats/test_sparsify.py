@@ -163,8 +163,8 @@ def test_settings_of_something_else_above_are_left_alone(tmp_path: Path) -> None
 
 def test_transcoders_that_do_not_say_where_they_write(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "mine", CFG | {"transcode": True})
-    c = load_sae(folder, site="blocks.1.mlp.hook_in").config
-    assert any("--set site_out" in line for line in c.warnings)
+    with pytest.raises(InputError, match=r"nothing says where it writes.*--set site_out"):
+        load_sae(folder, site="blocks.1.mlp.hook_in")
     c = load_sae(folder, site="blocks.1.mlp.hook_in", given={"site_out": "blocks.1.mlp.hook_out"}).config
     assert (c.site, c.site_out) == ("blocks.1.mlp.hook_in", "blocks.1.mlp.hook_out")
     blocks = load_sae(folder_of(tmp_path / "layers.2", CFG | {"transcode": True})).config
