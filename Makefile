@@ -85,6 +85,7 @@ bench: $(STAMP) $(PEERS)/.installed ## measure speed and memory against the peer
 	$(BIN)/saebench run --sae $(SHARED)/saes/stories260K/saelens-topk --model $(SHARED)/models/stories260K --limit 8 \
 		--corpus roneneldan/TinyStories --data-dir $(SHARED)/data --out build/bench-records
 	$(BIN)/python benchmarks/start.py --records build/bench-records --json benchmarks/figures/start.json
+	$(BIN)/python benchmarks/load.py --json benchmarks/figures/load.json
 	$(BIN)/python benchmarks/storyworld.py --json benchmarks/figures/storyworld.json
 	for what in quality dead memory speed pipeline; do \
 		$(BIN)/python benchmarks/train.py $$what --peers $(PEERS)/bin/python --shared $(SHARED) || exit 1; done

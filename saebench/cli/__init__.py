@@ -45,8 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Words after ``saebench``; those of the process if ``None``.
     """
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper) and "utf" not in stream.encoding.lower():
-            stream.reconfigure(errors="backslashreplace")  # ± and ↑ must not end a run
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # ± and ↑, or a folder's name that is no text, must not end a run
     try:
         code = _invoke(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()

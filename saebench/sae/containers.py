@@ -93,6 +93,7 @@ def _safetensors(file: PlainFile, path: Path) -> dict[str, Header]:
 
 def _stored(name: str, about: Any) -> tuple[Header, tuple[int, int]]:
     """Return what a header says of one tensor: shape and dtype, and where it begins and ends."""
+    name.encode()  # halves of a character, which JSON allows, cannot be written anywhere
     shape, kind, (start, end) = about["shape"], about["dtype"], about["data_offsets"]
     sizes = (*shape, start, end)
     if len(sizes) > _MAX_DIMENSIONS + 2 or not all(type(n) is int and 0 <= n < _MAX_SIZE for n in sizes) or end < start:

@@ -81,6 +81,8 @@ class _Machine:
     def push(self, value: Any) -> None:
         if type(value) is int and value.bit_length() > _BITS:
             raise Refused("it holds an absurdly large number")
+        if type(value) is str:
+            value.encode()  # halves of a character, which pickles allow, cannot be written anywhere
         self.stack.append(value)
 
     def mark(self, _: Any) -> None:

@@ -15,6 +15,7 @@ from saebench.cli import main
 from saebench.errors import InputError
 from saebench.sae import load_sae
 from tests.sae.hostile import CANARY, all_cases
+from tests.sae.hostile.archives import numpy
 from tests.sae.hostile.bounded import GOOD, LOADED
 
 CASES = all_cases()
@@ -43,6 +44,14 @@ def test_one_line_and_nothing_runs(name: str, tmp_path: Path, capsys: pytest.Cap
     assert not [one for one in (*tmp_path.rglob(CANARY), *tmp_path.rglob("escaped"))]
 
 
+def test_a_good_sae_in_a_folder_whose_name_is_no_text(tmp_path: Path) -> None:
+    folder = numpy(Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\n\x1b[2J")))
+    done = subprocess.run([sys.executable, "-m", "saebench", "inspect", str(folder)], capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b""), done.stderr
+    assert b"\x1b" not in done.stdout and b"\\udcff" in done.stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from Linux' /proc")
 def test_memory_is_bounded(tmp_path: Path) -> None:
     """Each case in a process of its own, forked from one that has imported everything; peaks beside one that loads nothing."""
     done = subprocess.run(

@@ -243,6 +243,11 @@ def _(folder: Path) -> None:
     trained(folder, zipped(b"\x80\x02X\xff\xff\xff\xffshort"))
 
 
+@case("a text with half of a character", "UnicodeEncodeError")
+def _(folder: Path) -> None:
+    trained(folder, zipped(b"\x80\x02}X\x03\x00\x00\x00\xed\xa0\x80Ns."))
+
+
 @case("a memo of two thousand million entries", "expected a dictionary")
 def _(folder: Path) -> None:
     trained(folder, zipped(b"\x80\x02Nr\xff\xff\xff\x7f."))

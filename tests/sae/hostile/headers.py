@@ -61,6 +61,7 @@ HEADERS: dict[str, tuple[bytes, str]] = {
     "a gap": (headed({"a": F32, "b": F32 | {"data_offsets": [16, 24]}}, bytes(24)), "overlap or leave gaps"),
     "bytes behind the last tensor": (headed({"a": F32}, bytes(9)), "the tensors need"),
     "a name twice": (headed(b'{"a": ' + json.dumps(F32).encode() + b', "a": ' + json.dumps(F32).encode() + b"}"), "twice"),
+    "a name with half of a character": (headed({"W_enc\ud800": F32}), "surrogate"),
     "metadata that are no texts": (headed({"__metadata__": {"a": [1]}, "a": F32}), "sae_weights.safetensors"),
     "a name of a megabyte that breaks the line": (headed({"a\n\x1b[2J" * 100_000: F32}), "lacks the tensor"),
     "a tensor without numbers": (headed({"W_enc": F32 | {"shape": [0, S], "data_offsets": [0, 0]}}, b""), "sae_weights"),
