@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 from saebench.errors import first_line
 
 if TYPE_CHECKING:
-    from saebench.check.case import Case
+    from saebench.check.case import Case, Need
 
 Status = Literal["pass", "warn", "fail", "skipped"]
-Need = Literal["files", "weights", "sae", "acts", "target", "oracle"]
 STATUSES: tuple[Status, ...] = ("pass", "warn", "fail", "skipped")
 
 

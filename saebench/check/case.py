@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -15,7 +15,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saebench.check.acts import Acts
-from saebench.check.base import Need
 from saebench.errors import InputError, first_line
 from saebench.metrics.base import ActRows, After, Setting
 from saebench.metrics.reconstruction import Reconstruction
@@ -25,6 +24,8 @@ from saebench.sae.find import Found
 from saebench.sae.load import damage
 from saebench.sae.source import Entry
 
+Need = Literal["files", "weights", "sae", "acts", "target", "oracle"]
+"""What a check may need; a case knows which of them it lacks, and why."""
 Oracle: TypeAlias = Callable[[Tensor], tuple[Tensor | None, Tensor | None]]
 """Another implementation of the same SAE: acts ``[n, D]`` to (dense latents ``[n, S]``, recon ``[n, O]``); either may be None."""
 _SAMPLE = 64
