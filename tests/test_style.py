@@ -37,6 +37,30 @@ def test_sources_neither_print_nor_unpickle_nor_import_tests(path: Path):
         assert not any(n.split(".")[0] in ("pickle", "tests") for n in names), f"line {getattr(node, 'lineno', 0)}: {names}"
 
 
+def _module(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(part for part in (parts if parts[0] == "saebench" else ("saebench", *parts)) if part != "__init__")
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    """Imports for types and those inside functions count too."""
+    modules = {_module(path): path for path in SOURCES}
+    imports: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        named: set[str] = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                full = {f"{node.module}.{alias.name}" for alias in node.names}
+                named |= {name if name in modules else name.rpartition(".")[0] for name in full}
+            elif isinstance(node, ast.Import):
+                named |= {alias.name for alias in node.names}
+        imports[module] = named & modules.keys() - {module}
+    assert any(imports.values())
+    while free := {module for module, named in imports.items() if not named}:  # those that lead to no circle, from the ends on
+        imports = {module: named - free for module, named in imports.items() if module not in free}
+    assert not imports, f"circles among or before {sorted(imports)}"
+
+
 LIGHT = (
     "",
     ".cli",
