@@ -25,7 +25,7 @@ def acts(n: int = 64, d: int = D) -> Tensor:
 def agrees(sae: SAE, x: Tensor, latents: Tensor, recon: Tensor, tolerance: float = 1e-5) -> None:
     """Assert that ``sae`` encodes ``x`` to ``latents`` and decodes to ``recon``, relative to the largest entry."""
     assert bool((latents != 0).any()), "a test on silent latents proves nothing"
-    assert bool((latents == 0).any()) or bool((latents != 0).all(1).any()), "no latent is off"
+    assert bool((latents == 0).any()), "a test in which no latent is off says nothing of the activation"
     found = sae.encode(x)
     for ours, theirs in ((found.to_dense(), latents), (sae.reconstruct(x), recon), (sae.decode(found, x), recon)):
         error = float((ours - theirs).abs().max() / theirs.abs().max())
