@@ -167,7 +167,7 @@ def detect(source: Source) -> str | None:
 
 
 def walk(source: Source, given: Given | None = None) -> Iterator[Found]:
-    """Yield the SAEs below a folder: folders that are one, else files that are one."""
+    """Yield the SAEs below a folder: folders that are one, else files that are one, or would be if they were whole."""
     below = {folder for _, member in FORMATS.items() for folder in getattr(member, "below", ())}
     for at, (name, inner, _) in enumerate(os.walk(source.path)):
         inner.sort()
@@ -181,20 +181,47 @@ def walk(source: Source, given: Given | None = None) -> Iterator[Found]:
             inner[:] = [one for one in inner if one not in getattr(FORMATS.get(format), "below", ())]
             yield from _parts_or_none(Found(source=folder, format=format))
             continue
-        for file in folder.names:
-            if file.endswith(WEIGHTS):
-                one = source.below(Path(name) / file)
-                format = _or_none(one)
-                if format is not None:
-                    yield from _parts_or_none(Found(source=one, format=format))
+        files = [source.below(Path(name) / file) for file in folder.names if file.endswith(WEIGHTS)]
+        formats = [_format_of_file(one) for one in files]
+        known = {one.path.suffix: format for one, format in zip(files, formats, strict=True) if format is not None}
+        for one, format in zip(files, formats, strict=True):
+            if format is not None:
+                yield from _parts_or_none(Found(source=one, format=format))
+            elif one.path.suffix in known and _is_damaged(one):
+                yield Found(source=one, format=known[one.path.suffix])  # as those beside it; reading it says what is wrong
 
 
 def _or_none(source: Source) -> str | None:
-    """Return its format; a file that is damaged or fits several is left out of a listing."""
+    """Return its format; what fits several, or has damaged settings, has none."""
     try:
         return detect(source)
     except InputError:
         return None
+
+
+def _format_of_file(source: Source) -> str | None:
+    """Return its format, or the one that cannot look at it, its settings being damaged: reading it says so."""
+    try:
+        return detect(source)
+    except InputError:
+        return next((name for name, _ in FORMATS.items() if _raises(source, name)), None)
+
+
+def _raises(source: Source, format: str) -> bool:
+    try:
+        _asked(source, format, "detect")
+    except InputError:
+        return True
+    return False
+
+
+def _is_damaged(source: Source) -> bool:
+    """Return whether a file is no whole file of tensors; one of other things, such as a trainer's objects, is whole."""
+    try:
+        source.headers(source.path.name)
+    except InputError:
+        return foreign_class(source.path) is None
+    return False
 
 
 def _asked(source: Source, format: str, question: str) -> Any:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from saebench.errors import InputError
 from saebench.sae import load_sae, save_native
-from saebench.sae.inspect import inspect_sae
+from saebench.sae.inspect import inspect_sae, list_saes
 from tests.metrics.conftest import random_sae
 
 D, S = 12, 40
@@ -100,6 +100,16 @@ def test_a_folder_of_several_saes_names_them_and_of_one_takes_it(tmp_path: Path)
     sparsify_folder(tmp_path / "run/layers.2", {})
     with pytest.raises(InputError, match=r"2 SAEs.*layers\.1, layers\.2"):
         load_sae(tmp_path / "run")
+
+
+def test_damaged_settings_are_listed_with_what_is_wrong(tmp_path: Path) -> None:
+    """Left out of the list, a run over all of them would be one short and say nothing."""
+    for name in ("a", "b"):
+        save_native(random_sae(D, S, k=3), tmp_path / name)
+    (tmp_path / "b/config.json").write_text("{")
+    rows = list_saes(tmp_path)
+    assert [(row["format"], row["refused"] is None) for row in rows] == [("native", True), ("native", False)]
+    assert "config.json is not readable JSON" in str(rows[1]["refused"])
 
 
 def test_overrides_are_warned_of(tmp_path: Path) -> None:

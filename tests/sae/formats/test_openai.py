@@ -13,7 +13,7 @@ from torch import Tensor
 from saebench.errors import InputError
 from saebench.sae import load_sae
 from saebench.sae.find import find_all
-from saebench.sae.inspect import inspect_sae
+from saebench.sae.inspect import inspect_sae, list_saes
 from tests.sae.formats.cases import D, S, acts, agrees, rand
 
 K = 5
@@ -160,6 +160,23 @@ def test_a_folder_of_them_is_listed(tmp_path: Path) -> None:
         write(tmp_path / f"gpt2-small/resid_post_mlp_v5_32k/autoencoders/{n}.pt", state())
     found = find_all(tmp_path)
     assert [(one.format, one.source.file) for one in found] == [("openai", "0.pt"), ("openai", "1.pt")]
+
+
+def test_a_damaged_file_among_them_is_listed_with_what_is_wrong(tmp_path: Path) -> None:
+    """Left out of the list, a run over all of them would be one short and say nothing."""
+    for layer in range(3):
+        write(tmp_path / f"{layer}.pt", state())
+    whole = (tmp_path / "1.pt").read_bytes()
+    (tmp_path / "1.pt").write_bytes(whole[: len(whole) // 2])
+    torch.save({"optimizer": {"state": {}}, "step": 3}, tmp_path / "trainer_state.pt")
+    (tmp_path / "objects.pt").write_bytes(b"\x80\x02cargparse\nNamespace\n)\x81.")
+    rows = list_saes(tmp_path)
+    assert [(Path(str(row["path"])).name, row["refused"] is None) for row in rows] == [
+        ("0.pt", True),
+        ("1.pt", False),
+        ("2.pt", True),
+    ]
+    assert "1.pt" in str(rows[1]["refused"]) and "fetch it again" in str(rows[1]["refused"])
 
 
 def test_look_alikes_are_not_taken_for_it(tmp_path: Path) -> None:

@@ -82,6 +82,12 @@ def test_gated(tmp_path: Path) -> None:
     scale = tensors("scaling_factor")  # of the time of flat configurations
     sae = load_sae(folder_of(tmp_path / "b", LEGACY | {"architecture": "gated"}, t | scale))
     agrees(sae, x, f, decoded(t, f * scale["scaling_factor"]))
+    whole = {name: (3 * one).round() for name, one in t.items()} | {"r_mag": torch.zeros(S), "b_mag": torch.full((S,), 99.0)}
+    m = (x.round() - whole["b_dec"]) @ whole["W_enc"]
+    sae = load_sae(folder_of(tmp_path / "c", cfg_of("gated"), whole | {"b_gate": -m[0]}))
+    found = sae.encode(x.round()).to_dense()
+    assert not found[0].any(), "where the gate is exactly 0 a latent is off"
+    assert torch.equal(found, (m - m[0] > 0) * (m + 99).clamp(min=0))
 
 
 def test_jumprelu_is_strict_and_old_thresholds_are_logarithms(tmp_path: Path) -> None:
