@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import click
 
 from saebench.cli.output import json_option, put_json, put_rows, put_text, say
 from saebench.cli.sae_options import pairs, set_option
+
+_NEEDED_BY_SOME = ("k", "norm_scale", "pursuit", "site_out")
+"""What is none of an SAE's business where its activation, its normalisation or its kind does not ask for it."""
 
 
 @click.command()
@@ -34,7 +38,8 @@ def inspect(path: str, format: str | None, select: str | None, hash: bool, given
             put_json(rows)
         else:
             put_rows(_table(rows, path))
-            say(f"{len(rows)} SAEs; score some with: saebench run --sae {path} --select GLOB")
+            chosen = "GLOB" if select is None else shlex.quote(select)
+            say(f"{len(rows)} SAE{'s' * (len(rows) > 1)}; to score: saebench run --sae {path} --select {chosen}")
         return 0
     found = inspect_sae(path, format=format, given=told, hash=hash or None)
     put_json(found) if as_json else put_text(_text(found))
@@ -44,7 +49,10 @@ def inspect(path: str, format: str | None, select: str | None, hash: bool, given
 def _table(rows: list[dict[str, object]], path: str) -> list[dict[str, str]]:
     """Return the rows as they are shown: paths below the folder, and a column only where there is something in it."""
     columns = [key for key in rows[0] if any(row[key] is not None for row in rows)]
-    shown = [{key: _one(row[key]) for key in columns} for row in rows]
+    blank = {*_NEEDED_BY_SOME, "refused"}
+    shown = [
+        {key: "" if row[key] is None and (row["refused"] or key in blank) else _one(row[key]) for key in columns} for row in rows
+    ]
     return [row | {"path": str(row["path"]).removeprefix(f"{path.rstrip('/')}/")} for row in shown]
 
 
@@ -53,6 +61,8 @@ def _text(found: dict[str, Any]) -> str:
 
     lines: list[tuple[str, str]] = []
     for key, value in found.items():
+        if value is None and key in _NEEDED_BY_SOME:
+            continue
         if isinstance(value, dict):
             lines += [(f"{key}.{name}", _one(part)) for name, part in value.items()]
         elif isinstance(value, list | tuple) and any(isinstance(part, str) for part in value):

@@ -11,8 +11,6 @@ from saebench.cli import main
 from saebench.sae import save_native
 from tests.metrics.conftest import random_sae
 
-META = {"model_id": "some/model"}
-
 
 @pytest.fixture
 def release(tmp_path: Path) -> Path:
@@ -20,7 +18,7 @@ def release(tmp_path: Path) -> Path:
     for layer in (0, 1):
         for width in (24, 40):
             save_native(
-                random_sae(12, width, k=3, site=f"blocks.{layer}.hook_resid_pre", **META),
+                random_sae(12, width, k=3, site=f"blocks.{layer}.hook_resid_pre", model_id="some/model"),
                 tmp_path / f"layer_{layer}/width_{width}",
             )
     (tmp_path / "layer_1/width_40/config.json").write_text('{"saebench_format": 1, "d_in": "x"}')
@@ -42,6 +40,7 @@ def test_a_folder_of_many_is_a_table_with_paths_below_it(release: Path, capsys: 
         "layer_1/width_40",
     ]
     assert "config.json lacks" in out[-1]  # the damaged one is a row that says why it is refused
+    assert not any("not stated" in line for line in out), "the others have nothing to say there"
     assert "--select" in err
 
 
@@ -50,6 +49,8 @@ def test_select_chooses_by_the_name_below_the_folder(release: Path, capsys: pyte
     rows = json.loads(capsys.readouterr().out)
     assert [row["site"] for row in rows] == ["blocks.0.hook_resid_pre", "blocks.1.hook_resid_pre"]
     assert {row["d_sae"] for row in rows} == {24}
+    assert main(["inspect", str(release), "--select", "layer_1/width_24"]) == 0
+    assert lines(capsys)[1].endswith("1 SAE; to score: saebench run --sae " + f"{release} --select layer_1/width_24\n")
     assert main(["inspect", str(release), "--select", "layer_7/*"]) == 2
     assert "layer_0/width_24" in lines(capsys)[1]
 
@@ -65,6 +66,21 @@ def test_a_run_takes_several_of_a_folder(release: Path, capsys: pytest.CaptureFi
 def test_one_sae_in_a_folder_needs_no_choice(release: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(release / "layer_0/width_24"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["d_sae"] == 24
+
+
+def test_only_what_it_needs_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """``k`` of a ReLU SAE is not something that its files fail to say."""
+    save_native(random_sae(12, 24, k=3, site=None), tmp_path / "topk")
+    save_native(random_sae(12, 24, activation="relu", k=None), tmp_path / "relu")
+    shown = {}
+    for name in ("topk", "relu"):
+        assert main(["inspect", str(tmp_path / name)]) == 0
+        shown[name] = dict(line.split(maxsplit=1) for line in lines(capsys)[0])
+        assert {"norm_scale", "pursuit", "site_out"}.isdisjoint(shown[name])
+    assert shown["topk"]["k"] == "3" and "k" not in shown["relu"]
+    assert shown["topk"]["site"] == "not stated"
+    assert main(["inspect", str(tmp_path)]) == 0
+    assert [line.split()[-1] for line in lines(capsys)[0]] == ["k", "-", "24", "3"]
 
 
 def test_what_is_told_must_have_a_known_name_and_move_something(release: Path, capsys: pytest.CaptureFixture[str]) -> None:
