@@ -121,9 +121,9 @@ def _cached(repo: str, revision: str | None) -> Snapshot:
     place = folder / "snapshots" / commit
     if not _COMMIT.fullmatch(commit) or not place.is_dir():
         there = sorted(one.name for one in (folder / "snapshots").glob("*") if _COMMIT.fullmatch(one.name))
-        held = f"the cache holds only {', '.join(there)}: name one with @COMMIT" if there else "nothing of it is in the cache"
+        held = f"the cache holds only {', '.join(there)}: name one with @COMMIT, or" if there else "nothing of it is there:"
         raise InputError(
-            f"{repo} at {wanted} is not in the cache {constants.HF_HUB_CACHE} and HF_HUB_OFFLINE is set; {held}, or unset "
+            f"{repo} at {wanted} is not in the cache {constants.HF_HUB_CACHE} and HF_HUB_OFFLINE is set; {held} unset "
             "HF_HUB_OFFLINE once to fetch it"
         )
     files = (one.relative_to(place).as_posix() for one in place.rglob("*") if one.is_file())

@@ -82,7 +82,9 @@ def test_the_second_use_fetches_nothing_and_needs_no_network(hub: FakeHub, gpt2:
     assert pinned.sha256 == first.sha256 and not any("OFFLINE" in warning for warning in pinned.config.warnings)
     with pytest.raises(InputError, match=r"no folder or file 'blocks.0.hook_resid_pre'.*in the cache: blocks.8"):
         load_sae(f"hub:{GPT2}:blocks.0.hook_resid_pre")
-    with pytest.raises(InputError, match=r"someone/else at main is not in the cache.*nothing of it.*unset HF_HUB_OFFLINE once"):
+    with pytest.raises(
+        InputError, match=r"someone/else at main is not in the cache.*nothing of it is there: unset HF_HUB_OFFLINE once"
+    ):
         load_sae("hub:someone/else")
     with pytest.raises(InputError, match=f"the cache holds only {gpt2}"):
         load_sae(f"hub:{GPT2}@v2:{LAYER_8}")
