@@ -100,8 +100,10 @@ def _tensors(file: Path) -> dict[str, Tensor]:
 
     try:
         return {"acts": torch.from_numpy(np.load(file, allow_pickle=False))}
-    except (OSError, ValueError, TypeError, EOFError) as error:
-        raise InputError(f"{file} is not a whole .npy file of numbers ({first_line(error)})") from None
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({first_line(error)})") from None
+    except (ValueError, TypeError, EOFError):  # which of its ways of reading numpy tried is no help here
+        raise InputError(f"{file} is not a whole .npy file of numbers; write it with numpy.save, as float32") from None
 
 
 def _rows(tensor: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from saebench.check import CHECKS, Report, check_sae
 from saebench.cli import main
+from saebench.errors import InputError
 from saebench.reference import sae_names
 from saebench.sae import save_native
 from tests.check.cases import SITE, acts, good, jump
@@ -120,6 +121,14 @@ def test_acts_may_be_contexts_and_bring_a_target(tmp_path: Path):
     report = check_sae(save_native(good(), tmp_path / "mine"), acts=tmp_path / "acts.safetensors")
     assert "36 tokens (acts.safetensors)" in report["l0"].found, "position 0 of every context is left out"
     assert report.ok, report
+
+
+@pytest.mark.parametrize("content", [b"", b"no numbers", b"\x93NUMPY\x01\x00v\x00{'descr'"])
+def test_damaged_acts_are_named_and_no_pickle_is_recommended(content: bytes, tmp_path: Path):
+    (tmp_path / "acts.npy").write_bytes(content)
+    with pytest.raises(InputError, match=r"acts\.npy is not a whole \.npy file of numbers; write it with numpy\.save") as refused:
+        check_sae(good(), acts=tmp_path / "acts.npy")
+    assert "pickle" not in str(refused.value)
 
 
 def test_the_residual_stream_can_be_told(tmp_path: Path):
