@@ -160,7 +160,10 @@ class Read:
         return self.source.tensors(self.files.weights, inside="sae")
 
     def flag(self, key: str, default: bool) -> bool:
-        """Return a setting that is true or false, or say that it is neither."""
+        """Return a setting that is true or false, or say that it is neither; where it is not there, that is noted."""
+        if key not in self.cfg:
+            taken = str(default).lower()
+            self.notes.assumptions.append(f"{key} taken as {taken}, the library's default: {self.file.name} does not say")
         value = self.cfg.get(key, default)
         if not isinstance(value, bool):
             raise InputError(f"{self.file}: {key!r} should be true or false, found {value!r}")

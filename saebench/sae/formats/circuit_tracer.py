@@ -115,6 +115,10 @@ def _activation(
     if said is not None and said not in _ACTIVATIONS:
         raise InputError(f"{source.at(_SETTINGS)}: unknown activation {said!r}; known: {', '.join(_ACTIVATIONS)}")
     activation = _ACTIVATIONS[said] if said else "jumprelu" if has_threshold else "signed_topk" if "k" in shapes else "relu"
+    if said is None and activation == "relu":
+        notes.assumptions.append(
+            f"activation taken as ReLU, as the library does: no {_SETTINGS} names one, and {weights} has no thresholds and no k"
+        )
     if has_threshold != (activation == "jumprelu"):
         there = "has thresholds" if has_threshold else "has no thresholds"
         raise InputError(f"{source.at(_SETTINGS)}: activation is {said!r}, but {file} {there}; they are not of one set")

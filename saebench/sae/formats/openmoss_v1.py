@@ -55,7 +55,7 @@ class OpenMossV1:
                     f"{found.file}: 'dataset_average_activation_norm' should hold the numbers 'in' and 'out', found {norms!r}"
                 )
             scales = found.scales((norms or {}).get("in"), (norms or {}).get("out"))
-        include = _flag(found, "sparsity_include_decoder_norm")
+        include = found.flag("sparsity_include_decoder_norm", True)
         shift = found.flag("apply_decoder_bias_to_pre_encoder", False)
         k = found.k() if activation == "topk" else None
 
@@ -86,9 +86,3 @@ def _threshold(found: Read) -> float | None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf")):
         raise InputError(f"{found.file}: 'jump_relu_threshold' should be a number, 0 or more, found {value!r}")
     return None if value is None else float(value)
-
-
-def _flag(found: Read, key: str) -> bool:
-    if key not in found.cfg:
-        found.notes.assumptions.append(f"{key} taken as true, the library's default: {found.file.name} does not say")
-    return found.flag(key, True)

@@ -48,7 +48,9 @@ def test_relu_transcoder_and_its_sites(tmp_path: Path) -> None:
     c = sae.config
     assert (c.format, c.architecture, c.d_in, c.d_out, c.d_sae) == ("circuit_tracer", "transcoder", D, OUT, S)
     assert (c.site, c.site_out, c.model_id) == ("blocks.3.mlp.hook_in", "blocks.3.mlp.hook_out", "Qwen/Qwen3-4B")
-    assert (c.residual, c.assumptions, c.name) == ("raw", (), f"{tmp_path.name}-layer_3")
+    assert (c.residual, c.name) == ("raw", f"{tmp_path.name}-layer_3")
+    assert len(c.assumptions) == 1 and "taken as ReLU" in c.assumptions[0]
+    assert load_sae(layer(tmp_path / "said", cfg=SETTINGS | {"activation": "relu"})).config.assumptions == ()
     assert sae.is_transcoder
     about = inspect_sae(tmp_path)
     assert (about["site"], about["sha256"]) == (c.site, sae.sha256)
@@ -131,7 +133,11 @@ def test_hooks_may_name_their_block(tmp_path: Path) -> None:
 def test_without_settings_sites_come_from_the_name_or_are_asked_for(tmp_path: Path) -> None:
     c = load_sae(layer(tmp_path / "models--mwhanna--qwen3-14b-transcoders/snapshots/abc", cfg=None)).config
     assert (c.site, c.site_out, c.model_id) == ("blocks.3.mlp.hook_in", "blocks.3.mlp.hook_out", "Qwen/Qwen3-14B")
-    assert len(c.assumptions) == 2 and all("mwhanna/qwen3-14b-transcoders" in line for line in c.assumptions)
+    assert [("mwhanna/qwen3-14b-transcoders" in line, "ReLU" in line) for line in c.assumptions] == [
+        (False, True),
+        (True, False),
+        (True, False),
+    ]
     file = layer(tmp_path / "mine", cfg=None)
     with pytest.raises(InputError, match=r"config\.yaml.*--set site_out=HOOK"):
         load_sae(file)

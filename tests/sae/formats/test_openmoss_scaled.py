@@ -83,6 +83,18 @@ def test_the_norm_of_the_decoder_counts_only_with_its_flag(tmp_path: Path, versi
 
 
 @VERSIONS
+def test_flags_that_are_not_there_are_the_librarys_defaults(tmp_path: Path, version: int) -> None:
+    flags = ("sparsity_include_decoder_norm", "apply_decoder_bias_to_pre_encoder")
+    whole = written(tmp_path / "a", version)
+    lean = written(tmp_path / "b", version)
+    (lean / "config.json").write_text(json.dumps({key: value for key, value in V2.items() if key not in flags}))
+    assert load_sae(lean).sha256 == load_sae(whole).sha256
+    for key in flags:
+        assert any(key in line and "does not say" in line for line in load_sae(lean).config.assumptions)
+        assert not any(key in line for line in load_sae(whole).config.assumptions)
+
+
+@VERSIONS
 def test_a_transcoder_has_two_scales(tmp_path: Path, version: int) -> None:
     sae = load_sae(written(tmp_path / "a", version, **ACROSS))
     agrees(sae, acts(), *library(stored(), acts(), "jumprelu", NIN, NOUT))
