@@ -140,7 +140,8 @@ def with_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
         return {**options, "suite": suite} if bundled else dict(options)
     for key in ("site", "format", "residual", "trained_context", "select", "given"):
         if options.get(key):
-            raise InputError(f"no SAE given, but --{'set' if key == 'given' else key.replace('_', '-')}; use --sae PATH (repeat it for several)")
+            flag = "set" if key == "given" else key.replace("_", "-")
+            raise InputError(f"no SAE given, but --{flag}; use --sae PATH (repeat it for several)")
     if options.get("model") not in (None, MODEL):
         raise InputError(f"no SAE given for --model {options['model']}; use --sae PATH (repeat it for several)")
     return {**options, "saes": tuple(saes()), "suite": suite}
