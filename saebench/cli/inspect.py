@@ -9,9 +9,12 @@ import click
 
 from saebench.cli.output import json_option, put_json, put_rows, put_text, say
 from saebench.cli.sae_options import pairs, set_option
+from saebench.errors import one_line
 
 _NEEDED_BY_SOME = ("k", "norm_scale", "pursuit", "site_out")
 """What is none of an SAE's business where its activation, its normalisation or its kind does not ask for it."""
+
+_LONGEST = 80
 
 
 @click.command()
@@ -57,8 +60,6 @@ def _table(rows: list[dict[str, object]], path: str) -> list[dict[str, str]]:
 
 
 def _text(found: dict[str, Any]) -> str:
-    from saebench.report.terminal import clean
-
     lines: list[tuple[str, str]] = []
     for key, value in found.items():
         if value is None and key in _NEEDED_BY_SOME:
@@ -69,8 +70,9 @@ def _text(found: dict[str, Any]) -> str:
             lines += [(key if i == 0 else "", str(part)) for i, part in enumerate(value)]
         else:
             lines.append((key, _one(value)))
+    lines = [(one_line(key)[:_LONGEST], one_line(value)) for key, value in lines]  # tensors have names of the file's own
     width = max(len(key) for key, _ in lines)
-    return "".join(f"{key:<{width}}  {clean(value)}".rstrip() + "\n" for key, value in lines)
+    return "".join(f"{key:<{width}}  {value}".rstrip() + "\n" for key, value in lines)
 
 
 def _one(value: object) -> str:

@@ -296,6 +296,7 @@ _CALLS: dict[str, Callable[..., Any]] = {
 _PUSHED = (
     "INT", "LONG", "LONG1", "LONG4", "BININT", "BININT1", "BININT2", "FLOAT", "BINFLOAT", "STRING", "BINSTRING",
     "SHORT_BINSTRING", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8",
+    "BYTEARRAY8",
 )  # fmt: skip
 _OPS: dict[str, Callable[[_Machine, Any], Any]] = {
     **dict.fromkeys(_PUSHED, _Machine.push),

@@ -10,11 +10,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save
 
+import saebench.sae.inspect
 from saebench.cli import main
 from saebench.errors import InputError
 from saebench.sae import load_sae
-from tests.sae.hostile import CANARY, all_cases
+from tests.sae.hostile import CANARY, all_cases, lens, plain
 from tests.sae.hostile.archives import numpy
 from tests.sae.hostile.bounded import GOOD, LOADED
 
@@ -49,6 +52,17 @@ def test_a_good_sae_in_a_folder_whose_name_is_no_text(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "saebench", "inspect", str(folder)], capture_output=True)
     assert (done.returncode, done.stderr) == (0, b""), done.stderr
     assert b"\x1b" not in done.stdout and b"\\udcff" in done.stdout
+
+
+def test_names_of_tensors_cannot_drive_a_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(saebench.sae.inspect, "_HASHED_BYTES", 0)
+    names = {"\x1b[2J" * 10_000: torch.ones(3), "a\nb": torch.ones(3)}
+    folder = lens(tmp_path / "a", save(plain() | names))
+    assert main(["inspect", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert "W_enc" in out and "\x1b" not in out and r"tensors.a\nb" in out and len(out) < 10_000
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from Linux' /proc")
