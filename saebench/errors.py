@@ -1,6 +1,6 @@
 """The errors that a user may see: one clear line each, and the exit code that goes with it.
 
-Exit codes: 0 done; 1 a gate failed; 2 usage or input; 3 incomplete, the rest is saved; 4 records invalid or not comparable.
+Exit codes: 0 done; 1 a check failed; 2 usage or input; 3 incomplete, the rest is saved; 4 records invalid or not comparable.
 Only the command line turns these into exits; the library raises them.
 """
 

@@ -52,13 +52,10 @@ def locate(path: str | Path, format: str | None = None, given: Given | None = No
     """
     source = open_path(path, given)
     format = format or (source.origin.format if source.origin else None)
-    if format is not None:
-        FORMATS.get(format)
-        return _whole(Found(source=source, format=format))
-    name = detect(source)
+    name = _named(source, format)
     if name is not None:
         return _whole(Found(source=source, format=name))
-    inside = [one for one in walk(source, given) if one is not None] if source.file is None else []
+    inside = list(walk(source, format))
     if len(inside) == 1:
         return inside[0]
     if inside:
@@ -67,6 +64,8 @@ def locate(path: str | Path, format: str | None = None, given: Given | None = No
         raise InputError(
             f"{path} holds {len(names)} SAEs; name one, or choose with --select GLOB: {', '.join(names[:_SOME])}{more}"
         )
+    if format is not None:
+        return _whole(Found(source=source, format=format))  # reading it says what it lacks
     raise _unknown(source)
 
 
@@ -88,11 +87,10 @@ def find_all(path: str | Path, select: str | None = None, format: str | None = N
             locate(path, format, given)  # says which there are
         return [locate(one, format, given) for one in list_remote(path, select)]
     source = open_path(path, given)
-    name = format or detect(source)
-    if name is not None and (source.file or format is None or FORMATS.get(format).detect(source)):
-        found = _parts(Found(source=source, format=name))
-    else:
-        found = [one for one in walk(source, given) if format in (None, one.format)]
+    name = _named(source, format)
+    found = list(walk(source, format)) if name is None else _parts(Found(source=source, format=name))
+    if not found and format is not None:
+        found = [Found(source=source, format=format)]  # as in ``locate``
     if not found:
         raise _unknown(source)
     if select is None:
@@ -130,6 +128,8 @@ def open_path(path: str | Path, given: Given | None = None) -> Source:
         return Source(bundled, given=given)
     if is_remote(path):
         return open_remote(path, given)
+    if not str(path):
+        raise InputError("the path of the SAE is empty; name a folder or a file")
     part = None
     try:
         place = Path(path).expanduser()
@@ -149,11 +149,11 @@ def detect(source: Source) -> str | None:
     Raises:
         InputError: Several formats know it and none goes before the others, or they know different files of it.
     """
-    best: dict[str, tuple[int, str]] = {}
+    best: dict[str, tuple[float, str]] = {}
     others: list[str] = []
     for name, member in FORMATS.items():
         file: str | None = _asked(source, name, "detect")
-        rank: int | None = getattr(member, "rank", None)
+        rank: float | None = getattr(member, "rank", None)
         if file is None:
             continue
         if rank is None:
@@ -166,8 +166,13 @@ def detect(source: Source) -> str | None:
     return names[0] if names else None
 
 
-def walk(source: Source, given: Given | None = None) -> Iterator[Found]:
-    """Yield the SAEs below a folder: folders that are one, else files that are one, or would be if they were whole."""
+def walk(source: Source, format: str | None = None) -> Iterator[Found]:
+    """Yield the SAEs below a folder: folders that are one, else files that are one, or would be if they were whole.
+
+    Args:
+        source: The folder; there are none below a file.
+        format: Only of this format, or of no certain one and perhaps of this; of any if ``None``.
+    """
     below = {folder for _, member in FORMATS.items() for folder in getattr(member, "below", ())}
     for at, (name, inner, _) in enumerate(os.walk(source.path)):
         inner.sort()
@@ -176,19 +181,37 @@ def walk(source: Source, given: Given | None = None) -> Iterator[Found]:
         folder = source.below(Path(name))
         if not any(file.endswith(WEIGHTS) for file in folder.names) and below.isdisjoint(inner):
             continue
-        format = _or_none(folder)
-        if format is not None:
-            inner[:] = [one for one in inner if one not in getattr(FORMATS.get(format), "below", ())]
-            yield from _parts_or_none(Found(source=folder, format=format))
+        own = _wanted(folder, _or_none(folder), format)
+        if own is not None:
+            inner[:] = [one for one in inner if one not in getattr(FORMATS.get(own), "below", ())]
+            yield from _parts_or_none(Found(source=folder, format=own))
             continue
         files = [source.below(Path(name) / file) for file in folder.names if file.endswith(WEIGHTS)]
-        formats = [_format_of_file(one) for one in files]
-        known = {one.path.suffix: format for one, format in zip(files, formats, strict=True) if format is not None}
-        for one, format in zip(files, formats, strict=True):
-            if format is not None:
-                yield from _parts_or_none(Found(source=one, format=format))
+        formats = [_wanted(one, _format_of_file(one), format) for one in files]
+        known = {one.path.suffix: own for one, own in zip(files, formats, strict=True) if own is not None}
+        for one, own in zip(files, formats, strict=True):
+            if own is not None:
+                yield from _parts_or_none(Found(source=one, format=own))
             elif one.path.suffix in known and _is_damaged(one):
                 yield Found(source=one, format=known[one.path.suffix])  # as those beside it; reading it says what is wrong
+
+
+def _named(source: Source, format: str | None) -> str | None:
+    """Return the format that was named, if the files are of it or may be; where none was, the one that is found."""
+    if format is None:
+        return detect(source)
+    may = hasattr(FORMATS.get(format), "fits") and _asked(source, format, "fits")
+    return format if may or _asked(source, format, "detect") is not None else None
+
+
+def _wanted(source: Source, found: str | None, format: str | None) -> str | None:
+    """Return the format that was found if it is the one that was named; where none was found, that one if it may be."""
+    if found is not None or format is None:
+        return found if format in (None, found) else None
+    try:
+        return _named(source, format)
+    except InputError:
+        return None
 
 
 def _or_none(source: Source) -> str | None:
@@ -238,9 +261,11 @@ def _asked(source: Source, format: str, question: str) -> Any:
 
 
 def _parts(found: Found) -> list[Found]:
-    if not hasattr(found.member, "parts") or found.source.part is not None:
-        return [found]
     source = found.source
+    if source.part is not None and not hasattr(found.member, "parts"):
+        raise InputError(f"{source.called} is one SAE (format {found.format}), it has no part {source.part!r}; leave it off")
+    if source.part is not None or not hasattr(found.member, "parts"):
+        return [found]
     return [Found(source=source.below(source.path, part), format=found.format) for part in _asked(source, found.format, "parts")]
 
 
@@ -276,6 +301,11 @@ def _unknown(source: Source) -> InputError:
     if may:
         return InputError(
             f"the files at {source.called} do not say of which format they are; choose one with --format: {', '.join(may)}"
+        )
+    if source.file is None and not any(name.endswith(WEIGHTS) for _, _, names in os.walk(source.path) for name in names):
+        return InputError(
+            f"{source.called} is no SAE of a known format: it holds no file of weights ({', '.join(WEIGHTS)}), nor does a folder "
+            "below it"
         )
     looked = "; ".join(member.looked_for for _, member in FORMATS.items() if hasattr(member, "looked_for"))
     return InputError(f"{source.called} is no SAE of a known format. Looked for: {looked}")

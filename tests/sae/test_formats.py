@@ -81,9 +81,18 @@ def sparsify_folder(folder: Path, cfg: dict, **more: Tensor) -> Path:
 
 
 def test_nothing_known_lists_what_was_looked_for(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("nothing")
-    with pytest.raises(InputError, match=r"ae\.pt.*cfg\.json \+ sae_weights\.safetensors"):
+    save_file({"wte.weight": torch.zeros(3, 2)}, tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match=r"Looked for: .*ae\.pt.*cfg\.json \+ sae_weights\.safetensors"):
         load_sae(tmp_path)
+
+
+def test_where_there_are_no_weights_the_list_would_be_no_help(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below/config.json").write_text("{}")
+    with pytest.raises(InputError, match=r"holds no file of weights \(\.safetensors, .*\), nor does a folder below it$"):
+        load_sae(tmp_path)
+    with pytest.raises(InputError, match="the path of the SAE is empty"):
+        load_sae("")
 
 
 def test_several_formats_in_one_folder_are_refused_with_the_choices(tmp_path: Path) -> None:

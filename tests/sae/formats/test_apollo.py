@@ -97,7 +97,7 @@ def test_checkpoints_of_a_run_are_files_of_their_own(tmp_path: Path) -> None:
     write(tmp_path / "run", tensors(FIRST), name="samples_2000.pt")
     assert [found.path.split("/")[-1] for found in find_all(tmp_path)] == [f"samples_{n}000.pt#{FIRST}" for n in (1, 2)]
     assert load_sae(tmp_path / "run/samples_2000.pt").config.site == FIRST, "one SAE needs no name"
-    refused(tmp_path / "run", "name the file", format="apollo")
+    refused(tmp_path / "run", "holds 2 SAEs; name one", format="apollo")
 
 
 def test_sites_outside_the_stream_and_other_models(tmp_path: Path) -> None:

@@ -117,7 +117,9 @@ def test_a_cut_file_is_named_and_other_torch_files_are_left_alone(tmp_path: Path
         load_sae(written(tmp_path / "b", {"conv.weight": rand(3, 3)}, "model.pt"))
     written(tmp_path / "c", tensors())
     written(tmp_path / "c", tensors(), "Llama-3.3-70B-Instruct-SAE-l50.pt")
-    with pytest.raises(InputError, match="2 SAEs"):
-        load_sae(tmp_path / "c")
+    for format in (None, "goodfire"):
+        with pytest.raises(InputError, match="2 SAEs"):
+            load_sae(tmp_path / "c", format=format)
+    (tmp_path / "none").mkdir()
     with pytest.raises(InputError, match="no torch file, or several"):
-        load_sae(tmp_path / "c", format="goodfire")
+        load_sae(tmp_path / "none", format="goodfire")

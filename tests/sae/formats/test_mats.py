@@ -253,7 +253,7 @@ def test_other_contents_are_named(tmp_path: Path) -> None:
     refused(whole)
     write(tmp_path / "two" / "a.pt")
     write(tmp_path / "two" / "b.pt")
-    with pytest.raises(InputError, match="name the file"):
+    with pytest.raises(InputError, match="holds 2 SAEs; name one"):
         load_sae(tmp_path / "two", format="mats")
 
 

@@ -175,5 +175,5 @@ def test_damaged_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"8_cfg\.json is not readable JSON"):
         load_sae(file)
     written(tmp_path, "8", LATER)
-    with pytest.raises(InputError, match="name one file"):
+    with pytest.raises(InputError, match="holds 2 SAEs; name one"):
         load_sae(tmp_path, format="neel_nanda")

@@ -208,5 +208,5 @@ def test_damage_is_named(tmp_path: Path, changed: dict[str, Any], said: str) -> 
 def test_a_folder_of_many_named_with_the_format_asks_for_the_file(tmp_path: Path) -> None:
     for n in (0, 1):
         write(tmp_path / f"{n}.pt", state())
-    with pytest.raises(InputError, match="name the file"):
+    with pytest.raises(InputError, match="holds 2 SAEs; name one"):
         load_sae(tmp_path, format="openai")

@@ -124,5 +124,6 @@ def test_a_cut_file_is_named_and_other_files_are_left_alone(tmp_path: Path) -> N
         load_sae(folder)
     with pytest.raises(InputError, match="no SAE of a known format"):
         load_sae(written(tmp_path / "b", {"conv.weight": rand(3, 3)}))
+    (tmp_path / "none").mkdir()
     with pytest.raises(InputError, match=r"no layer<n>\.sae\.pt"):
-        load_sae(tmp_path, format="qwen_scope")
+        load_sae(tmp_path / "none", format="qwen_scope")

@@ -193,6 +193,7 @@ def test_every_kind_is_tested_and_listed_as_recognised_only() -> None:
 
 
 def test_the_list_of_what_is_looked_for_leaves_them_out(tmp_path: Path) -> None:
+    put(tmp_path, "model.pt", {"wte.weight": rand(D, S)})
     with pytest.raises(InputError, match="Looked for") as error:
         load_sae(tmp_path)
     assert "crosscoder" not in str(error.value)
