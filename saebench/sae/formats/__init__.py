@@ -9,6 +9,7 @@ A format is a class, registered with ``@FORMATS.register(name)`` or by an entry 
   doubt. Reads settings and headers only;
 - ``fits(source) -> bool``, optional: whether they may be; asked if nothing is detected, to tell which ``--format`` to try;
 - ``below``, optional: names of folders in an SAE's folder that hold its weights, not other SAEs;
+- ``own_files``, optional: true if an SAE is one file among others, so that its name comes from the file's;
 - ``parts(source) -> list[str]``, optional: the SAEs of a file that holds several;
 - ``read(source) -> Entry``: what the SAE is, from settings and headers, and how its weights are read.
 
