@@ -34,6 +34,8 @@ _FAILED = 1
 def check(path: str, as_json: bool, given: tuple[str, ...], select: str | None, limit: int, **options: Any) -> int:
     """Check the SAE at PATH: its files, its weights, its arithmetic and, on real acts, its sparsity and scale.
 
+    PATH is a folder, a file, FILE#PART, `reference:NAME`, `hub:REPO[:FOLDER]` or `saelens:RELEASE/ID`.
+
     Real acts come from --acts or from --model; without either, the checks that need them are skipped. Exit code 0: none
     failed, 1: one failed, 2: there is no SAE.
     """

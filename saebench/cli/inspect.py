@@ -27,7 +27,8 @@ _LONGEST = 80
 def inspect(path: str, format: str | None, select: str | None, hash: bool, given: tuple[str, ...], as_json: bool) -> int:
     """Say what the SAE at PATH is: format, architecture, shapes, site, normalisation, hash, assumptions, warnings.
 
-    Of a folder that holds several, each is one row. Settings and headers are read; weights only to hash them.
+    PATH is a folder, a file, FILE#PART, `reference:NAME`, `hub:REPO[:FOLDER]` or `saelens:RELEASE/ID`. Of a folder that holds
+    several, each is one row. Settings and headers are read; weights only to hash them.
     """
     from saebench.sae.find import find_names
     from saebench.sae.inspect import inspect_sae, list_saes

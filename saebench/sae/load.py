@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 
@@ -15,9 +16,6 @@ from saebench.sae.find import Found, locate
 from saebench.sae.sae import SAE, SAEConfig
 from saebench.sae.site import Site
 from saebench.sae.source import Entry, Given, Source
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _DAMAGE = (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError, RuntimeError, OSError)
 
@@ -72,8 +70,6 @@ def read_entry(found: Found, path: str | Path, told: Mapping[str, Any] | None = 
     Raises:
         InputError: As :func:`load_sae`.
     """
-    from dataclasses import replace
-
     with damage(found):
         entry = found.member.read(found.source)
     origin = found.source.origin
