@@ -59,11 +59,7 @@ def locate(path: str | Path, format: str | None = None, given: Given | None = No
     if len(inside) == 1:
         return inside[0]
     if inside:
-        names = [_below(one, source.path) for one in inside]
-        more = ", …" if len(names) > _SOME else ""
-        raise InputError(
-            f"{path} holds {len(names)} SAEs; name one, or choose with --select GLOB: {', '.join(names[:_SOME])}{more}"
-        )
+        raise InputError(f"{path} holds {len(inside)} SAEs; name one, or choose with --select GLOB: {_some(inside, source.path)}")
     if format is not None:
         return _whole(Found(source=source, format=format))  # reading it says what it lacks
     raise _unknown(source)
@@ -97,8 +93,11 @@ def find_all(path: str | Path, select: str | None = None, format: str | None = N
         return found
     chosen = [one for one in found if fnmatchcase(_below(one, source.path), select) or fnmatchcase(one.path, select)]
     if not chosen:
-        names = ", ".join(_below(one, source.path) for one in found[:_SOME])
-        raise InputError(f"--select {select!r} fits none of the {len(found)} SAEs in {path}; there are {names}, …")
+        if len(found) == 1:
+            raise InputError(f"--select {select!r} does not fit {found[0].path}, the only SAE there; leave it off")
+        raise InputError(
+            f"--select {select!r} fits none of the {len(found)} SAEs in {path}; there are {_some(found, source.path)}"
+        )
     return chosen
 
 
@@ -280,9 +279,15 @@ def _whole(found: Found) -> Found:
     """Return the one SAE of ``found``, or say which parts it has."""
     parts = _parts(found)
     if len(parts) > 1:
-        names = ", ".join(one.path for one in parts[:_SOME])
-        raise InputError(f"{found.source.called} holds {len(parts)} SAEs; name one, or choose with --select GLOB: {names}")
+        told = _some(parts, None)
+        raise InputError(f"{found.source.called} holds {len(parts)} SAEs; name one, or choose with --select GLOB: {told}")
     return parts[0] if parts else found
+
+
+def _some(found: list[Found], path: Path | None) -> str:
+    """Return the names of the first few, below ``path`` if it is given."""
+    names = [one.path if path is None else _below(one, path) for one in found[:_SOME]]
+    return ", ".join(names) + (", …" if len(found) > _SOME else "")
 
 
 def _below(found: Found, path: Path) -> str:
@@ -297,7 +302,8 @@ def _unknown(source: Source) -> InputError:
             f"{source.path} is a pickle that wants to run {foreign}; refused, nothing was executed. Where you trust it, save its "
             "tensors with the library that wrote it, as safetensors"
         )
-    may = [name for name, member in FORMATS.items() if hasattr(member, "fits") and _asked(source, name, "fits")]
+    unsure = [name for name, member in FORMATS.items() if hasattr(member, "fits")]
+    may = [name for name in unsure if _asked(source, name, "fits") or next(walk(source, name), None)]
     if may:
         return InputError(
             f"the files at {source.called} do not say of which format they are; choose one with --format: {', '.join(may)}"

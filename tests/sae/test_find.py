@@ -46,10 +46,22 @@ def test_a_format_that_is_named_chooses_in_a_folder_of_many(mixed: Path) -> None
         locate(mixed)
 
 
+def test_a_selection_that_fits_nothing_says_what_there_is(mixed: Path) -> None:
+    with pytest.raises(InputError, match=r"--select 'x\*' fits none of the 2 SAEs in .*; there are n, s/layers\.3$"):
+        find_all(mixed, "x*")
+    with pytest.raises(InputError, match=r"--select 'x\*' does not fit .*/n, the only SAE there; leave it off$"):
+        find_all(mixed / "n", "x*")
+    for n in range(6):
+        save_native(random_sae(), mixed / f"more/{n}")
+    with pytest.raises(InputError, match=r"8 SAEs in .*; there are more/0, more/1, more/2, more/3, more/4, more/5, …$"):
+        find_all(mixed, "x*")
+
+
 def test_what_may_be_of_a_format_is_read_if_it_is_named(tmp_path: Path) -> None:
     folder = undecided(tmp_path / "a")
-    with pytest.raises(InputError, match="choose one with --format: deepseek_r1"):
-        locate(folder)
+    for path in (folder, tmp_path):
+        with pytest.raises(InputError, match=f"the files at {path} do not say .* choose one with --format: deepseek_r1$"):
+            locate(path)
     (found,) = find_all(folder, format="deepseek_r1")
     assert found.path == locate(folder, "deepseek_r1").path == str(folder)
     assert load_sae(folder, format="deepseek_r1").config.format == "deepseek_r1"
