@@ -192,7 +192,7 @@ def test_input_that_is_refused(world: Path, tmp_path: Path, capsys: pytest.Captu
     model, tokens, sae = str(world / "model"), str(world / "tokens.npy"), str(world / "sae0")
     cases = [
         (["--sae", "/no/such"], ["no such file"]),
-        (["--sae", str(tmp_path / "nothing")], ["no SAE", "cfg.json", "ae.pt", "sae.safetensors"]),
+        (["--sae", str(tmp_path / "nothing")], ["is no SAE of a known format", ".safetensors", ".npz", "folder below it"]),
         (["--model", "/no/such"], ["no model at"]),
         (["--model", str(tmp_path / "nothing")], ["config.json"]),
         (["--site", "blocks.1.hook_resid_pree"], ["hook_resid_pre"]),
