@@ -13,7 +13,7 @@ from saebench.errors import InputError, RecordError
 from saebench.resume import corpus_identity, same_name, same_settings, table_missing
 from saebench.sae import SAE, SAEConfig, load_sae
 from saebench.sae.find import find_names
-from saebench.sae.remote import is_remote
+from saebench.sae.hub.remote import is_remote
 from saebench.sae.source import Given
 from saebench.store import read_record, record_path
 from saebench.studies.settings import settings_record

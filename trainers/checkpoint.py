@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from saebench.errors import InputError
-from saebench.sae.containers import load_torch
+from saebench.sae.reading.containers import load_torch
 from saebench.store import write_atomic
 
 from .ranks import Ranks

@@ -21,7 +21,7 @@ from saebench.errors import IncompleteError, InputError
 from saebench.lm.model import hash_folder
 from saebench.progress import Progress, SilentProgress
 from saebench.sae import SAE, Site, load_sae, save_native
-from saebench.sae.files import read_json
+from saebench.sae.reading.files import read_json
 from saebench.store import sha256_file, write_atomic
 
 from .checkpoint import checkpoint_file

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from saebench.errors import InputError, first_line
 from saebench.sae import SAE, SAEConfig, Site
-from saebench.sae.containers import open_safetensors
-from saebench.sae.mapped import Maps
+from saebench.sae.reading.containers import open_safetensors
+from saebench.sae.reading.mapped import Maps
 
 TOKENS = 4096
 """Tokens that are looked at."""

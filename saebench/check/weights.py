@@ -12,7 +12,7 @@ from saebench.check.base import Outcome, check, failed, passed, skipped, warned
 from saebench.check.case import Case
 from saebench.errors import InputError
 from saebench.sae import SAE, SAEWeights
-from saebench.sae.mapped import all_finite, slabs
+from saebench.sae.reading.mapped import all_finite, slabs
 
 _UNIT = 1e-3
 _SPREAD = 100.0

@@ -12,8 +12,8 @@ from typing import Any
 from saebench.errors import InputError, first_line
 from saebench.reference import sae_folder
 from saebench.registry import FORMATS
-from saebench.sae.pickles import foreign_class
-from saebench.sae.remote import is_remote, list_remote, open_remote
+from saebench.sae.hub.remote import is_remote, list_remote, open_remote
+from saebench.sae.reading.pickle_imports import foreign_class
 from saebench.sae.source import WEIGHTS, Given, Source
 
 _MOST = 10_000

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from saebench.errors import InputError
 from saebench.sae.find import Found, find_all, find_names, locate
+from saebench.sae.hub.remote import is_remote
 from saebench.sae.load import damage, read_entry
-from saebench.sae.remote import is_remote
 from saebench.sae.sae import SAE
 from saebench.sae.source import WEIGHTS, Given
 

@@ -19,8 +19,8 @@ from torch import Tensor
 from saebench.errors import InputError
 from saebench.sae import activations
 from saebench.sae.latents import Latents
-from saebench.sae.mapped import all_finite, slabs
 from saebench.sae.pursuit import Pursuit, matching_pursuit
+from saebench.sae.reading.mapped import all_finite, slabs
 
 Activation = Literal["relu", "topk", "signed_topk", "abstopk", "groupmax", "jumprelu", "gated", "matching_pursuit"]
 Normalisation = Literal["none", "constant_scale", "unit_norm", "layer_norm"]

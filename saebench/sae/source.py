@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from saebench.errors import InputError, did_you_mean
-from saebench.sae.containers import npz_headers, open_npz, open_safetensors, open_torch, safetensors_headers
-from saebench.sae.files import read_json, read_yaml
-from saebench.sae.mapped import Header, Maps
 from saebench.sae.origin import Origin
+from saebench.sae.reading.containers import npz_headers, open_npz, open_safetensors, open_torch, safetensors_headers
+from saebench.sae.reading.files import read_json, read_yaml
+from saebench.sae.reading.mapped import Header, Maps
 from saebench.sae.sae import SAEConfig, SAEWeights
 
 T = TypeVar("T")

@@ -14,11 +14,12 @@ import pytest
 import torch
 
 from saebench.registry import FORMATS
-from saebench.sae import load_sae, saelens_directory
-from saebench.sae.hub import parse
-from tests.sae.fake_hub import FakeHub, client_of, serving
+from saebench.sae import load_sae
+from saebench.sae.hub import saelens
+from saebench.sae.hub.repository import parse
 from tests.sae.formats.cases import D, S, acts
-from tests.sae.repositories import dictionary_learning_folder, sae_lens
+from tests.sae.hub.fake_hub import FakeHub, client_of, serving
+from tests.sae.hub.repositories import dictionary_learning_folder, sae_lens
 
 pytestmark = pytest.mark.peers
 
@@ -52,7 +53,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
         pytest.skip("SAEBENCH_PEERS_PYTHON does not name the interpreter of an environment with the peers (see CONTRIBUTING)")
     root = tmp_path_factory.mktemp("saelens")
     np.save(root / "acts.npy", acts().numpy())
-    listed = saelens_directory.directory(_file_of(python))
+    listed = saelens.directory(_file_of(python))
     with serving() as hub:
         names: dict[str, tuple[str, str]] = {name: (release, id) for name, (release, id, _) in SAMPLES.items()}
         for name, (release, id) in (names | {"sweep": SWEEP}).items():
@@ -81,7 +82,7 @@ def _file_of(python: str) -> Path:
 
 def test_the_directory_says_of_every_sae_what_sae_lens_says(told: Told) -> None:
     ours: dict[str, dict[str, list[Any]]] = {}
-    for release, listed in saelens_directory.directory(told.file).items():
+    for release, listed in saelens.directory(told.file).items():
         ours[release] = {
             id: [one.repo, one.path, one.loader, one.model, one.factor, dict(one.overrides)] for id, one in listed.items()
         }
@@ -91,19 +92,19 @@ def test_the_directory_says_of_every_sae_what_sae_lens_says(told: Told) -> None:
 
 def test_every_sae_has_an_address_and_every_loader_a_format_or_a_reason(told: Told) -> None:
     loaders = set()
-    for listed in saelens_directory.directory(told.file).values():
+    for listed in saelens.directory(told.file).values():
         for one in listed.values():
             loaders.add(one.loader)
             address = parse(f"hub:{one.repo}:{one.path}")
             assert (address.repo, address.inside) == (one.repo, one.path)
-    assert loaders <= set(saelens_directory.FORMAT_OF) | set(saelens_directory.REFUSED)
-    assert {saelens_directory.FORMAT_OF[loader] for loader in loaders - set(saelens_directory.REFUSED)} <= set(FORMATS.names())
+    assert loaders <= set(saelens.FORMAT_OF) | set(saelens.REFUSED)
+    assert {saelens.FORMAT_OF[loader] for loader in loaders - set(saelens.REFUSED)} <= set(FORMATS.names())
 
 
 @pytest.mark.parametrize("name", [*SAMPLES, "sweep"])
 def test_latents_and_recons_agree_to_1e_5(name: str, told: Told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     client_of(told.hub, tmp_path / "cache", monkeypatch)
-    monkeypatch.setattr(saelens_directory, "_file", lambda: told.file)
+    monkeypatch.setattr(saelens, "_file", lambda: told.file)
     release, id = SWEEP if name == "sweep" else SAMPLES[name][:2]
     sae = load_sae(f"saelens:{release}/{id}")
     assert (sae.config.d_in, sae.config.d_sae) == (D, S)

@@ -17,7 +17,7 @@ from saebench.errors import InputError
 from saebench.lm.model import load_model
 from saebench.resume import same_name
 from saebench.sae import Site, load_sae, save_native
-from saebench.sae.files import read_json
+from saebench.sae.reading.files import read_json
 from saebench.store import find_records, read_record
 from saebench.trainers.reference_saes import differing, make, write_manifest
 from saebench.trainers.settings import as_values, runs_of

@@ -16,7 +16,7 @@ from torch import Tensor
 from saebench.errors import InputError
 from saebench.registry import FORMATS
 from saebench.sae import load_sae, save_native
-from saebench.sae.pickles import foreign_class
+from saebench.sae.reading.pickle_imports import foreign_class
 from tests.metrics.conftest import random_sae
 from tests.sae.test_formats import D, S, dl_folder, sae_lens_folder, sparsify_folder, tensors
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from saebench.errors import InputError
 from saebench.sae.export.fold import about, folded, hf_refusal, place, with_shift
-from saebench.sae.files import read_json
+from saebench.sae.reading.files import read_json
 from saebench.sae.sae import SAE, SAEConfig
 from saebench.store import write_atomic
 

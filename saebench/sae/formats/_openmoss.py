@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from saebench.errors import InputError
-from saebench.sae.files import header, number, take, text
-from saebench.sae.mapped import Header, slabs
+from saebench.sae.reading.files import header, number, take, text
+from saebench.sae.reading.mapped import Header, slabs
 from saebench.sae.sae import SAEConfig, SAEWeights
 from saebench.sae.source import Entry, Notes, Source
 

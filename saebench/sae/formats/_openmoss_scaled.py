@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from saebench.errors import InputError
-from saebench.sae.files import header, take
 from saebench.sae.formats._openmoss import Files, Layout, Read, fold, read, row_norms
+from saebench.sae.reading.files import header, take
 from saebench.sae.sae import SAEWeights
 from saebench.sae.source import Entry, Source
 

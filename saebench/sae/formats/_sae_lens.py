@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from saebench.errors import InputError
-from saebench.sae.files import header, real, text
+from saebench.sae.reading.files import header, real, text
 from saebench.sae.site import in_stream
 from saebench.sae.source import Notes, Source
 

@@ -10,7 +10,7 @@ import torch
 
 from saebench.errors import InputError, did_you_mean
 from saebench.registry import FORMATS
-from saebench.sae.files import header, n_tokens, take, text
+from saebench.sae.reading.files import header, n_tokens, take, text
 from saebench.sae.sae import SAEConfig, SAEWeights
 from saebench.sae.site import in_stream
 from saebench.sae.source import Entry, Notes, Source

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from saebench.errors import InputError
 from saebench.registry import FORMATS
-from saebench.sae.files import header, n_tokens, number, take, text
+from saebench.sae.reading.files import header, n_tokens, number, take, text
 from saebench.sae.sae import SAEConfig, SAEWeights
 from saebench.sae.site import in_stream
 from saebench.sae.source import Entry, Notes, Source

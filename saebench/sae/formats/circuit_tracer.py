@@ -10,8 +10,8 @@ from torch import Tensor
 
 from saebench.errors import InputError
 from saebench.registry import FORMATS
-from saebench.sae.files import header, number, take, text
-from saebench.sae.mapped import Header
+from saebench.sae.reading.files import header, number, take, text
+from saebench.sae.reading.mapped import Header
 from saebench.sae.sae import SAEConfig, SAEWeights
 from saebench.sae.source import Entry, Notes, Source
 

@@ -6,7 +6,7 @@ import re
 
 from saebench.errors import InputError
 from saebench.registry import FORMATS
-from saebench.sae.linear import two_linears
+from saebench.sae.formats._linear import two_linears
 from saebench.sae.source import Entry, Notes, Source
 
 _KEYS = frozenset({"encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias"})

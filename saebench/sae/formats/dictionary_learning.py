@@ -17,9 +17,9 @@ from torch import Tensor
 
 from saebench.errors import InputError, did_you_mean
 from saebench.registry import FORMATS
-from saebench.sae.files import header, n_tokens, number, take, text
-from saebench.sae.mapped import Header
-from saebench.sae.modules import module_sites, transcodes_to
+from saebench.sae.formats._modules import module_sites, transcodes_to
+from saebench.sae.reading.files import header, n_tokens, number, take, text
+from saebench.sae.reading.mapped import Header
 from saebench.sae.sae import Activation, SAEConfig, SAEWeights
 from saebench.sae.source import Entry, Notes, Source
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from saebench.errors import InputError
 from saebench.registry import FORMATS
-from saebench.sae import gemma
-from saebench.sae.files import number, text
-from saebench.sae.names import find_name
+from saebench.sae.formats import _gemma as gemma
+from saebench.sae.formats._names import find_name
+from saebench.sae.reading.files import number, text
 from saebench.sae.sae import SAEConfig
 from saebench.sae.site import Site
 from saebench.sae.source import Entry, Notes, Source

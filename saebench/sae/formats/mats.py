@@ -1,7 +1,7 @@
 """mats_sae_training and the first SAELens (2024): a torch file of ``cfg``, an object of theirs, and ``state_dict``.
 
 Also what was made of it: transcoder_circuits (a second bias, ``b_dec_out``) and mats_sae_training_for_ViTs. The classes that
-these files name are never imported; :mod:`saebench.sae.inert` says what stands in for them.
+these files name are never imported; :mod:`saebench.sae.reading.inert` says what stands in for them.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch import Tensor
 
 from saebench.errors import InputError
 from saebench.registry import FORMATS
-from saebench.sae.files import n_tokens, number, take, text
-from saebench.sae.inert import Inert, imports_of, is_of, stand_ins
+from saebench.sae.reading.files import n_tokens, number, take, text
+from saebench.sae.reading.inert import Inert, imports_of, is_of, stand_ins
 from saebench.sae.sae import SAEConfig, SAEWeights
 from saebench.sae.site import in_stream
 from saebench.sae.source import WEIGHTS, Entry, Notes, Source

@@ -9,7 +9,7 @@ import torch
 
 from saebench.errors import InputError
 from saebench.registry import FORMATS
-from saebench.sae.files import header, n_tokens, number, take, text
+from saebench.sae.reading.files import header, n_tokens, number, take, text
 from saebench.sae.sae import SAEConfig, SAEWeights
 from saebench.sae.source import Entry, Notes, Source
 

@@ -12,8 +12,8 @@ import torch
 
 from saebench.errors import InputError, did_you_mean
 from saebench.registry import FORMATS
-from saebench.sae.files import n_tokens, number, real, take, text
 from saebench.sae.pursuit import Pursuit
+from saebench.sae.reading.files import n_tokens, number, real, take, text
 from saebench.sae.sae import SAE, Activation, Normalisation, Residual, SAEConfig, SAEWeights
 from saebench.sae.source import Entry, Source
 

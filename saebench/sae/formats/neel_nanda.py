@@ -8,7 +8,7 @@ from typing import Any
 
 from saebench.errors import InputError
 from saebench.registry import FORMATS
-from saebench.sae.files import header, n_tokens, number, take, text
+from saebench.sae.reading.files import header, n_tokens, number, take, text
 from saebench.sae.sae import SAEConfig, SAEWeights
 from saebench.sae.site import in_stream
 from saebench.sae.source import Entry, Notes, Source

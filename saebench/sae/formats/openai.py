@@ -10,7 +10,7 @@ from torch import Tensor
 
 from saebench.errors import InputError
 from saebench.registry import FORMATS
-from saebench.sae.files import header, number, take
+from saebench.sae.reading.files import header, number, take
 from saebench.sae.sae import SAEConfig, SAEWeights
 from saebench.sae.source import Entry, Notes, Source
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from saebench.errors import InputError, did_you_mean
 from saebench.registry import FORMATS
-from saebench.sae.files import header, take
-from saebench.sae.mapped import Header
+from saebench.sae.reading.files import header, take
+from saebench.sae.reading.mapped import Header
 from saebench.sae.sae import SAEConfig, SAEWeights
 from saebench.sae.source import Entry, Notes, Source
 

@@ -6,8 +6,8 @@ import re
 
 from saebench.errors import InputError
 from saebench.registry import FORMATS
-from saebench.sae.files import header, take
-from saebench.sae.names import find_name
+from saebench.sae.formats._names import find_name
+from saebench.sae.reading.files import header, take
 from saebench.sae.sae import SAEConfig, SAEWeights
 from saebench.sae.source import Entry, Notes, Source
 

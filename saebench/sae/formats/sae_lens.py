@@ -14,10 +14,10 @@ from torch import Tensor
 
 from saebench.errors import InputError
 from saebench.registry import FORMATS
-from saebench.sae.files import header, n_tokens, number, real, take, text
+from saebench.sae.formats._modules import module_sites, transcodes_to
 from saebench.sae.formats._sae_lens import WHITENING, Normalising, modern, normalising, residual
-from saebench.sae.modules import module_sites, transcodes_to
 from saebench.sae.pursuit import Pursuit
+from saebench.sae.reading.files import header, n_tokens, number, real, take, text
 from saebench.sae.sae import Activation, SAEConfig, SAEWeights
 from saebench.sae.source import Entry, Notes, Source
 

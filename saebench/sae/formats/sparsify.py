@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 from saebench.errors import InputError
 from saebench.registry import FORMATS
-from saebench.sae.files import header, n_tokens, number, take
-from saebench.sae.mapped import Header
-from saebench.sae.modules import module_sites, transcodes_to
+from saebench.sae.formats._modules import module_sites, transcodes_to
+from saebench.sae.reading.files import header, n_tokens, number, take
+from saebench.sae.reading.mapped import Header
 from saebench.sae.sae import SAEConfig, SAEWeights
 from saebench.sae.source import Entry, Notes, Source
 

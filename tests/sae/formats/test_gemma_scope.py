@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from saebench.errors import InputError
-from saebench.sae import archives, load_sae
-from saebench.sae.containers import open_npz
+from saebench.sae import load_sae
 from saebench.sae.inspect import inspect_sae
+from saebench.sae.reading import archives
+from saebench.sae.reading.containers import open_npz
 from tests.sae.formats.cases import OUT, D, S, acts, agrees, rand
 
 TAIL = "layer_20/width_16k/average_l0_71"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from saebench.errors import InputError, did_you_mean
 from saebench.sae import SAEConfig, SAEWeights
-from saebench.sae.files import header, n_tokens, number, take, text
+from saebench.sae.reading.files import header, n_tokens, number, take, text
 from saebench.sae.source import Entry, Source
 
 _ABOUT, _WEIGHTS = "acorn.json", "weights.npz"

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from saebench.errors import InputError
-from saebench.sae import containers, load_sae, torch_files
-from saebench.sae.containers import open_npz, open_safetensors, open_torch
+from saebench.sae import load_sae
 from saebench.sae.find import locate
-from saebench.sae.mapped import Maps
+from saebench.sae.reading import containers, torch_files
+from saebench.sae.reading.containers import open_npz, open_safetensors, open_torch
+from saebench.sae.reading.mapped import Maps
 from saebench.sae.source import WEIGHTS
 from tests.sae.formats.fixtures import FIXTURES, write_fixture
 from tests.sae.hostile import lens, linear, trained

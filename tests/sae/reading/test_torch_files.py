@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from saebench.errors import InputError
-from saebench.sae.containers import load_torch, open_torch
-from saebench.sae.inert import Inert, stand_ins
-from saebench.sae.mapped import Maps
+from saebench.sae.reading.containers import load_torch, open_torch
+from saebench.sae.reading.inert import Inert, stand_ins
+from saebench.sae.reading.mapped import Maps
 from tests.sae.formats.cases import D, S, rand
 from tests.sae.formats.mats_files import NAME, write
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from saebench.sae.hub_names import candidates, is_weights, settings_of
+from saebench.sae.hub.names import candidates, is_weights, settings_of
 
 GPT2 = [
     f"blocks.{n}.hook_resid_pre/{file}"

@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from saebench.errors import InputError
-from saebench.sae.files import header, take
-from saebench.sae.mapped import Header
+from saebench.sae.reading.files import header, take
+from saebench.sae.reading.mapped import Header
 from saebench.sae.sae import SAEWeights
 from saebench.sae.source import Notes, Source
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from saebench.sae import hub, saelens_directory
+from saebench.sae.hub import repository, saelens
 from saebench.sae.source import Given, Source
 
 
 def is_remote(path: str | Path) -> bool:
     """Return whether ``path`` names an SAE somewhere else; a folder called ``hub:…`` is ``./hub:…``."""
-    return str(path).startswith((hub.PREFIX, saelens_directory.PREFIX))
+    return str(path).startswith((repository.PREFIX, saelens.PREFIX))
 
 
 def open_remote(path: str | Path, given: Given | None = None) -> Source:
@@ -20,7 +20,7 @@ def open_remote(path: str | Path, given: Given | None = None) -> Source:
         InputError: It cannot be had, or there are several; the message says what to do.
     """
     text = str(path)
-    return hub.open_hub(text, given) if text.startswith(hub.PREFIX) else saelens_directory.open_saelens(text, given)
+    return repository.open_hub(text, given) if text.startswith(repository.PREFIX) else saelens.open_saelens(text, given)
 
 
 def list_remote(path: str | Path, select: str | None = None) -> list[str]:
@@ -34,4 +34,4 @@ def list_remote(path: str | Path, select: str | None = None) -> list[str]:
         InputError: As :func:`open_remote`, or ``select`` fits none.
     """
     text = str(path)
-    return hub.list_hub(text, select) if text.startswith(hub.PREFIX) else saelens_directory.list_saelens(text, select)
+    return repository.list_hub(text, select) if text.startswith(repository.PREFIX) else saelens.list_saelens(text, select)

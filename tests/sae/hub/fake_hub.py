@@ -128,14 +128,14 @@ def client_of(hub: FakeHub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     from huggingface_hub import constants
     from huggingface_hub.utils import disable_progress_bars
 
-    from saebench.sae import hub_files
+    from saebench.sae.hub import fetch
 
     monkeypatch.setattr(constants, "ENDPOINT", hub.url)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(cache / "no-token"))
-    monkeypatch.setattr(hub_files, "_known", {})
+    monkeypatch.setattr(fetch, "_known", {})
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)

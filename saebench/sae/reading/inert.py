@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from saebench.errors import InputError
-from saebench.sae.pickles import foreign_classes
+from saebench.sae.reading.pickle_imports import foreign_classes
 
 _MOST = 1000
 """Imports that are looked at: a configuration and its tensors need a handful."""

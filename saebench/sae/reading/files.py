@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from saebench.errors import InputError, first_line
-from saebench.sae.archives import PlainFile
-from saebench.sae.mapped import Header
+from saebench.sae.reading.archives import PlainFile
+from saebench.sae.reading.mapped import Header
 
 _MAX_JSON = 2 << 20
 _MAX_YAML = 128 << 10

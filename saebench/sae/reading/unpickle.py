@@ -17,7 +17,18 @@ from typing import Any
 import torch
 
 from saebench.errors import InputError
-from saebench.sae.pickled import TENSOR_DTYPES, Foreign, Function, Kind, Odd, Refused, Storage, View, full_name, plain_name
+from saebench.sae.reading.pickle_parts import (
+    TENSOR_DTYPES,
+    Foreign,
+    Function,
+    Kind,
+    Odd,
+    Refused,
+    Storage,
+    View,
+    full_name,
+    plain_name,
+)
 
 MAX_PICKLE = 16 << 20
 """Bytes of a list of tensors."""

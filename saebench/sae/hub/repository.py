@@ -1,7 +1,7 @@
 """SAEs in repositories of a hub: ``hub:REPO[@REVISION][:FOLDER-OR-FILE]``.
 
 The commit that a revision is now is looked up once and everything comes from it. Which SAE is meant is decided from the names
-of the repository's files; only that SAE's weights and small settings are fetched (:mod:`saebench.sae.hub_files`).
+of the repository's files; only that SAE's weights and small settings are fetched (:mod:`saebench.sae.hub.fetch`).
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from saebench.errors import InputError, did_you_mean
-from saebench.sae.hub_files import Snapshot, fetch, snapshot
-from saebench.sae.hub_names import Candidate, candidates, folders_of, is_weights, settings_of
+from saebench.sae.hub.fetch import Snapshot, fetch, snapshot
+from saebench.sae.hub.names import Candidate, candidates, folders_of, is_weights, settings_of
 from saebench.sae.origin import Origin
 from saebench.sae.sae import SAEConfig
 from saebench.sae.source import WEIGHTS, Given, Source

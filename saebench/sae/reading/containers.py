@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from saebench.errors import InputError, first_line
-from saebench.sae.archives import PlainFile, members
-from saebench.sae.mapped import Header, Maps
-from saebench.sae.opcodes import Foreign
-from saebench.sae.torch_files import read_torch
+from saebench.sae.reading.archives import PlainFile, members
+from saebench.sae.reading.mapped import Header, Maps
+from saebench.sae.reading.torch_files import read_torch
+from saebench.sae.reading.unpickle import Foreign
 
 _MAX_HEADER = 2 << 20
 """Bytes of a safetensors header: more than ten thousand tensors."""

@@ -10,8 +10,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from saebench.sae.archives import PlainFile, is_archive, members
-from saebench.sae.opcodes import MAX_PICKLE, STEPS, full_name, plain_name
+from saebench.sae.reading.archives import PlainFile, is_archive, members
+from saebench.sae.reading.unpickle import MAX_PICKLE, STEPS, full_name, plain_name
 
 _TEXT = ("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "UNICODE", "STRING", "BINSTRING", "SHORT_BINSTRING")
 _NAMES = 1000

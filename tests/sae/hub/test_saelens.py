@@ -17,12 +17,13 @@ from saebench.config import make_config
 from saebench.errors import InputError
 from saebench.plan import make_plan
 from saebench.registry import FORMATS
-from saebench.sae import load_sae, saelens_directory
+from saebench.sae import load_sae
+from saebench.sae.hub import saelens
+from saebench.sae.hub.saelens import FORMAT_OF, REFUSED
 from saebench.sae.inspect import list_saes
-from saebench.sae.saelens_directory import FORMAT_OF, REFUSED
-from tests.sae.fake_hub import FakeHub, client_of, serving
 from tests.sae.formats.cases import acts, agrees
-from tests.sae.repositories import LAYOUTS, native_turned, sae_lens
+from tests.sae.hub.fake_hub import FakeHub, client_of, serving
+from tests.sae.hub.repositories import LAYOUTS, native_turned, sae_lens
 
 CENTRED = {"model_from_pretrained_kwargs": {"center_writing_weights": True}}
 DIRECTORY = {
@@ -215,7 +216,7 @@ def test_without_the_package_and_with_a_damaged_one(hub: FakeHub, monkeypatch: p
     monkeypatch.syspath_prepend(str(folder.parent))
     for content in ("[1, 2]", "a: [", "a: {saes: [{id: 1}]}"):
         (folder / "pretrained_saes.yaml").write_text(content)
-        saelens_directory.directory.cache_clear()
+        saelens.directory.cache_clear()
         with pytest.raises(InputError, match="is no directory as sae_lens 6 has it") as refused:
             load_sae("saelens:a/b")
         assert "\n" not in str(refused.value)

@@ -14,7 +14,7 @@ import torch
 from saebench.errors import InputError
 from saebench.sae import load_sae
 from saebench.sae.find import find_all
-from saebench.sae.inert import Inert, imports_of, stand_ins
+from saebench.sae.reading.inert import Inert, imports_of, stand_ins
 from tests.sae.formats.mats_files import NAME, SETTINGS, module, state, write
 
 PACKAGES = ("sae_training", "sae_lens")

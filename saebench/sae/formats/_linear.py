@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from saebench.errors import InputError
-from saebench.sae.files import header, take
-from saebench.sae.names import model_and_site
+from saebench.sae.formats._names import model_and_site
+from saebench.sae.reading.files import header, take
 from saebench.sae.sae import SAEConfig, SAEWeights
 from saebench.sae.source import Entry, Notes, Source
 

@@ -18,8 +18,8 @@ from typing import Any
 
 from saebench.errors import InputError, did_you_mean, first_line
 from saebench.registry import FORMATS
-from saebench.sae.hub import PREFIX as HUB
-from saebench.sae.hub import check_revision, open_address, parse
+from saebench.sae.hub.repository import PREFIX as HUB
+from saebench.sae.hub.repository import check_revision, open_address, parse
 from saebench.sae.sae import SAEConfig
 from saebench.sae.source import Given, Source
 
@@ -76,7 +76,7 @@ def open_saelens(text: str, given: Given | None = None) -> Source:
 
     Raises:
         InputError: sae_lens is not installed, does not know it, or its loader has no counterpart here; or as
-            :func:`saebench.sae.hub.open_hub`.
+            :func:`saebench.sae.hub.repository.open_hub`.
     """
     release, id, revision = _parse(text)
     listed = _listed(release)

@@ -18,11 +18,11 @@ from saebench.errors import InputError
 from saebench.plan import make_plan
 from saebench.sae import load_sae
 from saebench.sae.find import find_all
-from saebench.sae.hub import parse
+from saebench.sae.hub.repository import parse
 from saebench.sae.inspect import inspect_sae, list_saes
 from saebench.sae.source import Source
-from tests.sae.fake_hub import FakeHub, client_of, serving
-from tests.sae.repositories import LAYOUTS, sae_lens, sae_lens_repo, sparsify_repo
+from tests.sae.hub.fake_hub import FakeHub, client_of, serving
+from tests.sae.hub.repositories import LAYOUTS, sae_lens, sae_lens_repo, sparsify_repo
 
 GPT2 = "jbloom/GPT2-Small-SAEs"
 LAYER_8 = "blocks.8.hook_resid_pre"

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saebench.sae.archives import Member, PlainFile, is_archive, members
-from saebench.sae.mapped import Maps
-from saebench.sae.opcodes import MAX_PICKLE, Refused, Storage, View, read_pickle
+from saebench.sae.reading.archives import Member, PlainFile, is_archive, members
+from saebench.sae.reading.mapped import Maps
+from saebench.sae.reading.unpickle import MAX_PICKLE, Refused, Storage, View, read_pickle
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _ALIGNED = 16
@@ -36,7 +36,7 @@ def read_torch(path: Path, stand_ins: Mapping[str, type], maps: Maps | None) -> 
 
     Args:
         path: The file.
-        stand_ins: As :func:`saebench.sae.opcodes.read_pickle`.
+        stand_ins: As :func:`saebench.sae.reading.unpickle.read_pickle`.
         maps: Is told which tensors are mapped; ``None``: all are read into memory.
 
     Raises:
