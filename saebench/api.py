@@ -17,7 +17,7 @@ from saebench.lm.model import LanguageModel, load_model
 from saebench.lm.port import Port
 from saebench.record import Record, Score
 from saebench.run import corpus_spec, run
-from saebench.sae import SAE, load_sae
+from saebench.sae import SAE, Site, load_sae
 from saebench.store import iter_records, read_record
 from saebench.stream import centring, check_widths
 from saebench.tasklist import StreamTask, load_task
@@ -105,12 +105,13 @@ def load_session(
     return session_of(sae, config)
 
 
-def session_of(sae: SAE, config: RunConfig) -> Session:
+def session_of(sae: SAE, config: RunConfig, lm: LanguageModel | None = None) -> Session:
     """Return the session of an SAE that is loaded.
 
     Args:
         sae: The SAE.
         config: Model, corpus, device and the like; its first seed chooses the tokens.
+        lm: The model, where it is loaded too.
 
     Raises:
         InputError: As :func:`load_session`.
@@ -118,7 +119,9 @@ def session_of(sae: SAE, config: RunConfig) -> Session:
     name = config.model or sae.config.model_id
     if not name or not sae.config.site:
         raise InputError(f"{config.saes[0]} does not say its model and site; give model=… and site=…")
-    lm = load_model(name, device=config.device, dtype=config.dtype)
+    for site in (sae.config.site, sae.config.site_out or sae.config.site):
+        Site.parse(site)  # before a model is loaded for nothing
+    lm = lm or load_model(name, device=config.device, dtype=config.dtype)
     port = Port(lm, sae.config.site, sae.config.site_out)
     check_widths(port, [sae.config])
     core = load_task("core")

@@ -11,7 +11,7 @@ from typing import Any
 from saebench.config import RunConfig
 from saebench.errors import InputError, RecordError
 from saebench.resume import corpus_identity, same_name, same_settings, table_missing
-from saebench.sae import SAE, SAEConfig, load_sae
+from saebench.sae import SAE, SAEConfig, Site, load_sae
 from saebench.sae.find import find_names
 from saebench.sae.hub.remote import is_remote
 from saebench.sae.source import Given
@@ -142,6 +142,8 @@ def make_plan(config: RunConfig) -> Plan:
             raise InputError(f"{path} does not say which model it was trained on; give --model")
         if not c.site:
             raise InputError(f"{path} does not say at which site it was trained; give --site, e.g. blocks.3.hook_resid_pre")
+        for site in (c.site, c.site_out or c.site):
+            Site.parse(site)
         key = (same_name(model), c.site, c.site_out or c.site)
         group = groups.setdefault(key, Group(model=key[0], site=key[1], site_out=key[2]))
         for task in tasks:

@@ -13,9 +13,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saebench.errors import InputError, first_line
-from saebench.sae import SAE, SAEConfig, Site
+from saebench.lm.model import LanguageModel
+from saebench.sae import SAE, SAEConfig
 from saebench.sae.reading.containers import open_safetensors
 from saebench.sae.reading.mapped import Maps
+from saebench.sae.site import in_stream
 
 TOKENS = 4096
 """Tokens that are looked at."""
@@ -63,8 +65,8 @@ def given_acts(x: Float[Tensor, "N D"], config: SAEConfig, *, target: Tensor | N
         if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
             raise InputError(f"{origin}: {name} should be finite floating-point numbers")
     centred = config.residual == "centred"
-    where = [Site.parse(site) if site else None for site in (config.site, config.site_out or config.site)]
-    reads, writes = (centred and (site is None or site.written_to_stream) for site in where)
+    where = (config.site, config.site_out or config.site)
+    reads, writes = (centred and (site is None or in_stream(site)) for site in where)
     step = slice(None, None, max(1, -(-len(x) // TOKENS)))
     return Acts(
         x=x[step].float(), target=None if target is None else target[step].float(), origin=origin, reads=reads, writes=writes
@@ -112,7 +114,7 @@ def _rows(tensor: Tensor) -> Tensor:
 
 def model_acts(
     sae: SAE,
-    model: str,
+    model: str | LanguageModel,
     *,
     corpus: str | None = None,
     contexts: int = CONTEXTS,
@@ -123,7 +125,7 @@ def model_acts(
 
     Args:
         sae: The SAE.
-        model: Hub id, folder, or ``reference``.
+        model: Hub id, folder, ``reference``, or one that is loaded.
         corpus: Hub id or path; ``storyworld`` for the bundled model, else the core task's own.
         contexts: How many.
         data_dir: Folder with a local mirror of hub data sets.
@@ -137,10 +139,11 @@ def model_acts(
     from saebench.reference import MODEL
     from saebench.stream import centring
 
-    if corpus is None and model == MODEL:
+    lm, name = (None, model) if isinstance(model, str) else (model, model.id)
+    if corpus is None and name == MODEL:
         corpus = _STORYWORLD
-    config = make_config(saes=(sae.config.path,), model=model, corpus=corpus, limit=contexts, data_dir=data_dir, device=device)
-    session = session_of(sae, config)
+    config = make_config(saes=(sae.config.path,), model=name, corpus=corpus, limit=contexts, data_dir=data_dir, device=device)
+    session = session_of(sae, config, lm)
     reads, writes = centring(session.port, sae.config)
     xs, targets = [], []
     for tokens, scored in zip(session.batches(1), session.corpus.scored, strict=True):

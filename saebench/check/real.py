@@ -10,7 +10,8 @@ import torch
 from saebench.check.arithmetic import l0_outcome
 from saebench.check.base import Outcome, check, failed, passed, warned
 from saebench.check.case import Case
-from saebench.sae import SAE, Site
+from saebench.sae import SAE
+from saebench.sae.site import in_stream
 
 _LOW = 0.3
 _DEAD = 0.5
@@ -101,8 +102,7 @@ def _others(case: Case) -> Iterator[tuple[str, SAE, bool, bool]]:
     ):
         scaled = plain.with_config(normalisation="constant_scale", norm_scale=scale)
         yield f"with acts scaled {words} (× {scale:.4g})", scaled, acts.reads, acts.writes
-    sites = [Site.parse(site) if site else None for site in (c.site, c.site_out or c.site)]
-    if all(site is None or site.written_to_stream for site in sites):
+    if all(site is None or in_stream(site) for site in (c.site, c.site_out or c.site)):
         other = "raw" if acts.reads else "centred"
         yield f"with the residual stream {other} (--residual {other})", plain, not acts.reads, not acts.writes
     w = sae.weights

@@ -13,6 +13,7 @@ from saebench.check.acts import CONTEXTS, Acts, given_acts, model_acts, read_act
 from saebench.check.base import Report, run_checks
 from saebench.check.case import Case, Oracle
 from saebench.errors import InputError
+from saebench.lm.model import LanguageModel
 from saebench.sae.find import Found, locate, open_path
 from saebench.sae.load import damage, read_entry
 from saebench.sae.sae import SAE
@@ -40,7 +41,7 @@ def check_sae(
     residual: Literal["raw", "centred"] | None = None,
     acts: Tensor | str | Path | None = None,
     target: Tensor | None = None,
-    model: str | None = None,
+    model: str | LanguageModel | None = None,
     corpus: str | None = None,
     contexts: int = CONTEXTS,
     data_dir: Path | None = None,
@@ -57,8 +58,8 @@ def check_sae(
         residual: Takes the place of the residual stream they name.
         acts: Acts at the site it reads, ``[tokens, d_in]``, without BOS; or a file of them.
         target: Acts at the site it writes ``[tokens, d_out]``; needed for transcoders only.
-        model: Language model that makes acts: hub id, folder or ``reference``. Without ``acts`` and ``model`` the checks that
-            need real acts are skipped.
+        model: Language model that makes acts: hub id, folder, ``reference``, or one that is loaded. Without ``acts`` and
+            ``model`` the checks that need real acts are skipped.
         corpus: Text for the model.
         contexts: How many contexts of it.
         data_dir: Folder with a local mirror of hub data sets.
@@ -83,7 +84,7 @@ def check_format(
     given: Mapping[str, str] | None = None,
     acts: Tensor | str | Path | None = None,
     target: Tensor | None = None,
-    model: str | None = None,
+    model: str | LanguageModel | None = None,
     corpus: str | None = None,
     contexts: int = CONTEXTS,
     data_dir: Path | None = None,
@@ -133,7 +134,7 @@ def _report(
     case: Case,
     acts: Tensor | str | Path | None,
     target: Tensor | None,
-    model: str | None,
+    model: str | LanguageModel | None,
     corpus: str | None,
     contexts: int,
     data_dir: Path | None,
@@ -159,7 +160,7 @@ def _acts(
     sae: SAE,
     acts: Tensor | str | Path | None,
     target: Tensor | None,
-    model: str | None,
+    model: str | LanguageModel | None,
     corpus: str | None,
     contexts: int,
     data_dir: Path | None,

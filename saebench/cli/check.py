@@ -45,6 +45,10 @@ def check(path: str, as_json: bool, given: tuple[str, ...], select: str | None, 
 
     told = pairs(given)
     names = [path] if select is None else find_names(path, select, options["format"], Given(told))
+    if len(names) > 1 and options["model"] is not None:
+        from saebench.lm.model import load_model
+
+        options["model"] = load_model(options["model"], device=options["device"])  # once for all of them
     reports = []
     for name in names:
         report = check_sae(name, given=told, contexts=limit, **options)

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from saebench.cli.lazy_torch import put_off_torch
 from saebench.cli.output import json_option, put_json, put_rows, put_text, say
 from saebench.cli.sae_options import pairs, set_option
 from saebench.errors import one_line
@@ -21,15 +22,16 @@ _LONGEST = 80
 @click.argument("path")
 @click.option("--format", metavar="FORMAT", help="File format, if it is not recognised.")
 @click.option("--select", metavar="GLOB", help="List only these SAEs of a folder of many.")
-@click.option("--hash", is_flag=True, help="Read, check and hash the weights even if they are large (above 128 MB).")
+@click.option("--hash/--no-hash", default=None, help="Whether weights are read, checked and hashed; up to 128 MB they are.")
 @set_option
 @json_option
-def inspect(path: str, format: str | None, select: str | None, hash: bool, given: tuple[str, ...], as_json: bool) -> int:
+def inspect(path: str, format: str | None, select: str | None, hash: bool | None, given: tuple[str, ...], as_json: bool) -> int:
     """Say what the SAE at PATH is: format, architecture, shapes, site, normalisation, hash, assumptions, warnings.
 
     PATH is a folder, a file, FILE#PART, `reference:NAME`, `hub:REPO[:FOLDER]` or `saelens:RELEASE/ID`. Of a folder that holds
     several, each is one row. Settings and headers are read; weights only to hash them.
     """
+    put_off_torch()
     from saebench.sae.find import find_names
     from saebench.sae.inspect import inspect_sae, list_saes
     from saebench.sae.source import Given
@@ -45,7 +47,7 @@ def inspect(path: str, format: str | None, select: str | None, hash: bool, given
             chosen = "GLOB" if select is None else shlex.quote(select)
             say(f"{len(rows)} SAE{'s' * (len(rows) > 1)}; to score: saebench run --sae {path} --select {chosen}")
         return 0
-    found = inspect_sae(path, format=format, given=told, hash=hash or None)
+    found = inspect_sae(path, format=format, given=told, hash=hash)
     put_json(found) if as_json else put_text(_text(found))
     return 0
 

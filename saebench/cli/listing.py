@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from saebench.cli.lazy_torch import put_off_torch
 from saebench.cli.output import json_option, put_json, put_rows, say
 
 Rows = list[dict[str, object]]
@@ -68,6 +69,7 @@ def _suites() -> Rows:
 
 
 def _formats() -> Rows:
+    put_off_torch()
     from saebench.registry import FORMATS
 
     return [{"format": name, "about": _headline(member)} for name, member in FORMATS.items()]

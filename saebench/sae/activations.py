@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
 
 from saebench.sae.latents import Latents
 
 _GROUP = 64
 
 
-def relu(pre: Float[Tensor, "N S"]) -> Latents:
+def relu(pre: Float[torch.Tensor, "N S"]) -> Latents:
     """Return f = max(p, 0). Overwrites ``pre``."""
     return Latents.from_dense(pre.relu_())
 
 
-def jumprelu(pre: Float[Tensor, "N S"], threshold: Float[Tensor, ...]) -> Latents:
+def jumprelu(pre: Float[torch.Tensor, "N S"], threshold: Float[torch.Tensor, ...]) -> Latents:
     """Return f = max(p, 0) where p > θ, else 0; strict, as everywhere in the field.
 
     Args:
@@ -31,36 +30,36 @@ def jumprelu(pre: Float[Tensor, "N S"], threshold: Float[Tensor, ...]) -> Latent
     return Latents.from_dense(torch.where(pre > threshold, pre, 0.0).relu_())
 
 
-def gated(gate: Float[Tensor, "N S"], magnitude: Float[Tensor, "N S"]) -> Latents:
+def gated(gate: Float[torch.Tensor, "N S"], magnitude: Float[torch.Tensor, "N S"]) -> Latents:
     """Return f = max(magnitude, 0) where gate > 0, else 0. Source: Rajamanoharan et al. 2024, arXiv 2404.16014, eq. 6."""
     return Latents.from_dense(torch.where(gate > 0, magnitude, 0.0).relu_())
 
 
-def topk(pre: Float[Tensor, "N S"], k: int) -> Latents:
+def topk(pre: Float[torch.Tensor, "N S"], k: int) -> Latents:
     """Return max(p, 0) of the ``k`` largest pre-activations of each token. Source: Gao et al. 2024, arXiv 2406.04093, §2.3."""
     values, indices = top_entries(pre, k)
     return Latents.from_rows(values.relu(), indices, pre.shape[1])
 
 
-def signed_topk(pre: Float[Tensor, "N S"], k: int) -> Latents:
+def signed_topk(pre: Float[torch.Tensor, "N S"], k: int) -> Latents:
     """Return the ``k`` largest pre-activations of each token as they are, negative ones too (topk without a ReLU behind it)."""
     values, indices = top_entries(pre, k)
     return Latents.from_rows(values, indices, pre.shape[1])
 
 
-def ranked_topk(pre: Float[Tensor, "N S"], rank: Float[Tensor, " S"], k: int) -> Latents:
+def ranked_topk(pre: Float[torch.Tensor, "N S"], rank: Float[torch.Tensor, " S"], k: int) -> Latents:
     """Return max(p, 0) of the ``k`` latents of each token with the largest p · rank."""
     _, indices = top_entries(pre * rank, k)
     return Latents.from_rows(pre.gather(1, indices).relu(), indices, pre.shape[1])
 
 
-def abstopk(pre: Float[Tensor, "N S"], k: int) -> Latents:
+def abstopk(pre: Float[torch.Tensor, "N S"], k: int) -> Latents:
     """Return the ``k`` pre-activations of largest size of each token, with their signs."""
     _, indices = top_entries(pre.abs(), k)
     return Latents.from_rows(pre.gather(1, indices), indices, pre.shape[1])
 
 
-def groupmax(pre: Float[Tensor, "N S"], k: int) -> Latents:
+def groupmax(pre: Float[torch.Tensor, "N S"], k: int) -> Latents:
     """Return max(p, 0) of the largest latent in each of ``k`` equal groups of neighbours (sparsify's ``groupmax``)."""
     n, s = pre.shape
     values, inner = pre.view(n, k, s // k).max(2)
@@ -68,7 +67,7 @@ def groupmax(pre: Float[Tensor, "N S"], k: int) -> Latents:
     return Latents.from_rows(values.relu(), indices, s)
 
 
-def top_entries(pre: Float[Tensor, "N S"], k: int) -> tuple[Float[Tensor, "N K"], Int[Tensor, "N K"]]:
+def top_entries(pre: Float[torch.Tensor, "N S"], k: int) -> tuple[Float[torch.Tensor, "N K"], Int[torch.Tensor, "N K"]]:
     """Return the ``k`` largest entries of each row, exactly.
 
     On wide rows on the CPU the row is cut into groups first: the k groups with the largest maxima hold the k largest entries,

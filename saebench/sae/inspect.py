@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from saebench.errors import InputError
 from saebench.sae.find import Found, find_all, find_names, locate
@@ -29,16 +30,18 @@ def inspect_sae(
         given: What its files do not say.
         hash: Whether all weights are read, checked and hashed; ``None``: if the files are not larger than 128 MB.
 
+    ``bytes`` counts what the SAE is read from, weights and settings, not what lies beside it.
+
     Raises:
         InputError: As :func:`saebench.sae.load_sae`.
     """
     found = locate(path, format, Given(given))
+    found.source.used.clear()  # by those who looked for a format
     config, entry = read_entry(found, path)
-    about: dict[str, object] = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(config).items()}
-    names = {*found.source.names, found.member.detect(found.source) or ""}  # weights may lie in a folder below
-    files = {name: found.source.at(name).stat().st_size for name in sorted(names) if name.endswith(WEIGHTS)}
-    about["bytes"] = sum(files.values())
-    if hash or (hash is None and sum(files.values()) <= _HASHED_BYTES):
+    about: dict[str, Any] = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(config).items()}
+    files = sorted(name for name in found.source.used if found.source.at(name).is_file())
+    about["bytes"] = sum(found.source.at(name).stat().st_size for name in files)
+    if hash or (hash is None and about["bytes"] <= _HASHED_BYTES):
         with damage(found):
             sae = SAE(config, entry.weights())
         about["dtype"] = str(sae.dtype).removeprefix("torch.")
@@ -71,7 +74,7 @@ def list_saes(
     return rows
 
 
-def _stored(found: Found, files: Mapping[str, int]) -> dict[str, list[int]]:
-    """Return shapes by name; files beside the SAE's that cannot be read, such as a trainer's state, are passed over."""
+def _stored(found: Found, files: Sequence[str]) -> dict[str, list[int]]:
     source = found.source
-    return {key: list(one.shape) for name in files if source.keys(name) for key, one in source.headers(name).items()}
+    weights = [name for name in files if name.endswith(WEIGHTS)]
+    return {key: list(one.shape) for name in weights for key, one in source.headers(name).items()}

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,13 +22,13 @@ class Latents:
         d_sae: ``S``.
     """
 
-    values: Float[Tensor, " Z"]
-    indices: Int[Tensor, " Z"]
-    offsets: Int[Tensor, " R"]
+    values: Float[torch.Tensor, " Z"]
+    indices: Int[torch.Tensor, " Z"]
+    offsets: Int[torch.Tensor, " R"]
     d_sae: int
 
     @classmethod
-    def from_dense(cls, dense: Float[Tensor, "N S"]) -> Latents:
+    def from_dense(cls, dense: Float[torch.Tensor, "N S"]) -> Latents:
         """Return the non-zero entries of a dense matrix."""
         active = dense != 0
         counts = active.sum(1)
@@ -37,7 +36,7 @@ class Latents:
         return cls(values=dense[where[:, 0], where[:, 1]], indices=where[:, 1], offsets=_offsets(counts), d_sae=dense.shape[1])
 
     @classmethod
-    def from_rows(cls, values: Float[Tensor, "N K"], indices: Int[Tensor, "N K"], d_sae: int) -> Latents:
+    def from_rows(cls, values: Float[torch.Tensor, "N K"], indices: Int[torch.Tensor, "N K"], d_sae: int) -> Latents:
         """Return the non-zero ones of ``K`` candidate entries a row (indices are distinct within a row)."""
         active = values != 0
         return cls(values=values[active], indices=indices[active], offsets=_offsets(active.sum(1)), d_sae=d_sae)
@@ -45,25 +44,25 @@ class Latents:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def l0(self) -> Int[Tensor, " N"]:
+    def l0(self) -> Int[torch.Tensor, " N"]:
         """Return the number of entries ≠ 0 of each token."""
         return self.offsets.diff()
 
-    def l1(self) -> Float[Tensor, " N"]:
+    def l1(self) -> Float[torch.Tensor, " N"]:
         """Return Σ|f| of each token, summed in float64."""
         out = torch.zeros(len(self), dtype=torch.float64, device=self.values.device)
         return out.index_add_(0, self.rows(), self.values.abs().double())
 
-    def rows(self) -> Int[Tensor, " Z"]:
+    def rows(self) -> Int[torch.Tensor, " Z"]:
         """Return the token of each entry."""
         return torch.repeat_interleave(torch.arange(len(self), device=self.offsets.device), self.l0())
 
-    def to_dense(self) -> Float[Tensor, "N S"]:
+    def to_dense(self) -> Float[torch.Tensor, "N S"]:
         """Return the dense matrix (for small ``N``)."""
         out = self.values.new_zeros(len(self), self.d_sae)
         out[self.rows(), self.indices] = self.values
         return out
 
 
-def _offsets(counts: Int[Tensor, " N"]) -> Int[Tensor, " R"]:
+def _offsets(counts: Int[torch.Tensor, " N"]) -> Int[torch.Tensor, " R"]:
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)])

@@ -14,7 +14,7 @@ import torch
 from saebench.errors import InputError, first_line
 from saebench.sae.find import Found, locate
 from saebench.sae.sae import SAE, SAEConfig
-from saebench.sae.site import Site
+from saebench.sae.site import Site, is_known
 from saebench.sae.source import Entry, Given, Source
 
 _DAMAGE = (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError, RuntimeError, OSError)
@@ -85,13 +85,23 @@ def read_entry(found: Found, path: str | Path, told: Mapping[str, Any] | None = 
         changes[key] = value
         if key == "site" and before is not None:
             changes["site_out"] = None if own.site_out in (None, before) else own.site_out
-    final = changes.get("site", own.site)
-    if final is not None:
-        Site.parse(final)
+    if "site" in changes:
+        Site.parse(changes["site"])
+    else:
+        warnings += _unknown_sites(own)
     warnings += [
         f"--set {key} moves nothing here: the files say it, or need none" for key in given.values if key not in given.asked
     ]
     return replace(own, **changes, warnings=tuple(warnings)), entry
+
+
+def _unknown_sites(config: SAEConfig) -> list[str]:
+    """Return a line for each of its sites that no run can read or write: all else can be done with such an SAE."""
+    return [
+        f"{site!r} is no site that saebench knows: such an SAE can be inspected, checked and exported, and not scored"
+        for site in dict.fromkeys((config.site, config.site_out))
+        if site is not None and not is_known(site)
+    ]
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from saebench.errors import InputError
 from saebench.sae.latents import Latents
@@ -40,7 +39,7 @@ class Pursuit:
             raise InputError(f"a matching pursuit needs a number as residual_threshold, got {self.residual_threshold}")
 
 
-def matching_pursuit(inner: Float[Tensor, "N D"], W_dec: Float[Tensor, "S D"], pursuit: Pursuit) -> Latents:
+def matching_pursuit(inner: Float[torch.Tensor, "N D"], W_dec: Float[torch.Tensor, "S D"], pursuit: Pursuit) -> Latents:
     """Return the latents of a greedy pursuit with the rows of the decoder.
 
     r = x at first; a step takes the latent i with the largest r · W_dec[i], adds v = max(r · W_dec[i], 0) to f[i] and goes on

@@ -14,7 +14,6 @@ from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from saebench.errors import InputError
 from saebench.sae import activations
@@ -90,19 +89,19 @@ class SAEWeights:
         rank: What topk multiplies pre-activations by where it compares them, not where it keeps them ``[S]``, positive.
     """
 
-    W_enc: Tensor
-    b_enc: Tensor
-    W_dec: Tensor
-    b_dec: Tensor
-    b_in: Tensor | None = None
-    threshold: Tensor | None = None
-    b_gate: Tensor | None = None
-    b_mag: Tensor | None = None
-    r_mag: Tensor | None = None
-    W_skip: Tensor | None = None
-    rank: Tensor | None = None
+    W_enc: torch.Tensor
+    b_enc: torch.Tensor
+    W_dec: torch.Tensor
+    b_dec: torch.Tensor
+    b_in: torch.Tensor | None = None
+    threshold: torch.Tensor | None = None
+    b_gate: torch.Tensor | None = None
+    b_mag: torch.Tensor | None = None
+    r_mag: torch.Tensor | None = None
+    W_skip: torch.Tensor | None = None
+    rank: torch.Tensor | None = None
 
-    def items(self) -> Iterator[tuple[str, Tensor]]:
+    def items(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield (name, tensor) for every tensor present."""
         for name in ("W_enc", "b_enc", "W_dec", "b_dec", *_OPTIONAL):
             tensor = getattr(self, name)
@@ -114,7 +113,7 @@ class Chunk(NamedTuple):
     """Some tokens, encoded and decoded."""
 
     latents: Latents
-    recon: Float[Tensor, "n O"]
+    recon: Float[torch.Tensor, "n O"]
 
 
 class SAE:
@@ -138,17 +137,17 @@ class SAE:
         _check(config, weights)
 
     @property
-    def W_enc(self) -> Float[Tensor, "D S"]:
+    def W_enc(self) -> Float[torch.Tensor, "D S"]:
         """Encoder, one column a latent."""
         return self.weights.W_enc
 
     @property
-    def W_dec(self) -> Float[Tensor, "S O"]:
+    def W_dec(self) -> Float[torch.Tensor, "S O"]:
         """Decoder, one row a latent."""
         return self.weights.W_dec
 
     @property
-    def b_enc(self) -> Float[Tensor, " S"]:
+    def b_enc(self) -> Float[torch.Tensor, " S"]:
         """Encoder bias (for gated SAEs the gate's)."""
         return self.weights.b_enc if self.weights.b_gate is None else self.weights.b_gate
 
@@ -196,8 +195,7 @@ class SAE:
         other.centres = centres
         return other
 
-    @torch.inference_mode()
-    def run(self, acts: Float[Tensor, "N D"]) -> Iterator[Chunk]:
+    def run(self, acts: Float[torch.Tensor, "N D"]) -> Iterator[Chunk]:
         """Yield latents and recon of consecutive chunks; nothing of size tokens × d_sae outlives one chunk.
 
         Args:
@@ -205,12 +203,15 @@ class SAE:
         """
         size = max(1, _CHUNK_BYTES // (self.dtype.itemsize * self.config.d_sae))
         for start in range(0, len(acts), size):
-            part = acts[start : start + size].to(self.dtype)
-            x, scale, shift = self._normalise(part)
-            latents = self._activate(x)
-            yield Chunk(latents, self._undo(self._decode(latents, x), scale, shift))
+            yield self._chunk(acts, slice(start, start + size))
 
-    def encode(self, acts: Float[Tensor, "N D"]) -> Latents:
+    def _chunk(self, acts: Float[torch.Tensor, "N D"], rows: slice) -> Chunk:
+        with torch.inference_mode():  # no decorator: those are called when the module is imported, which needs no torch
+            x, scale, shift = self._normalise(acts[rows].to(self.dtype))
+            latents = self._activate(x)
+            return Chunk(latents, self._undo(self._decode(latents, x), scale, shift))
+
+    def encode(self, acts: Float[torch.Tensor, "N D"]) -> Latents:
         """Return the sparse latents of all tokens."""
         parts = [chunk.latents for chunk in self.run(acts)]
         counts = torch.cat([p.l0() for p in parts]) if parts else torch.zeros(0, dtype=torch.long)
@@ -222,12 +223,12 @@ class SAE:
             d_sae=self.config.d_sae,
         )
 
-    def reconstruct(self, acts: Float[Tensor, "N D"]) -> Float[Tensor, "N O"]:
+    def reconstruct(self, acts: Float[torch.Tensor, "N D"]) -> Float[torch.Tensor, "N O"]:
         """Return the recon of all tokens, in the model's own space."""
         parts = [chunk.recon for chunk in self.run(acts)]
         return torch.cat(parts) if parts else acts.new_zeros(0, self.config.d_out)
 
-    def decode(self, latents: Latents, acts: Float[Tensor, "N D"] | None = None) -> Float[Tensor, "N O"]:
+    def decode(self, latents: Latents, acts: Float[torch.Tensor, "N D"] | None = None) -> Float[torch.Tensor, "N O"]:
         """Return the recon of given latents.
 
         Args:
@@ -246,7 +247,9 @@ class SAE:
         x, scale, shift = self._normalise(acts.to(self.dtype))
         return self._undo(self._decode(latents, x), scale, shift)
 
-    def _normalise(self, x: Float[Tensor, "n D"]) -> tuple[Float[Tensor, "n D"], Tensor | float, Tensor | float]:
+    def _normalise(
+        self, x: Float[torch.Tensor, "n D"]
+    ) -> tuple[Float[torch.Tensor, "n D"], torch.Tensor | float, torch.Tensor | float]:
         """Return (normalised x, scale, shift), so that x = normalised · scale + shift."""
         if not self.centres:
             return self._scaled(x)
@@ -254,7 +257,9 @@ class SAE:
         normalised, scale, shift = self._scaled(x - mean)
         return normalised, scale, shift + mean
 
-    def _scaled(self, x: Float[Tensor, "n D"]) -> tuple[Float[Tensor, "n D"], Tensor | float, Tensor | float]:
+    def _scaled(
+        self, x: Float[torch.Tensor, "n D"]
+    ) -> tuple[Float[torch.Tensor, "n D"], torch.Tensor | float, torch.Tensor | float]:
         kind = self.config.normalisation
         if kind == "constant_scale":
             scale = self.config.norm_scale or 1.0
@@ -269,7 +274,9 @@ class SAE:
             return centred / (scale + _LN_EPS), scale, shift
         return x, 1.0, 0.0
 
-    def _undo(self, y: Float[Tensor, "n O"], scale: Tensor | float, shift: Tensor | float) -> Float[Tensor, "n O"]:
+    def _undo(
+        self, y: Float[torch.Tensor, "n O"], scale: torch.Tensor | float, shift: torch.Tensor | float
+    ) -> Float[torch.Tensor, "n O"]:
         if (self.config.normalisation == "none" and not self.centres) or self.is_transcoder:
             return y  # a transcoder's output lives in a space of its own
         return y * scale + shift
@@ -279,7 +286,7 @@ class SAE:
         """Whether it writes elsewhere than it reads."""
         return self.config.site_out not in (None, self.config.site) or self.config.d_in != self.config.d_out
 
-    def _activate(self, x: Float[Tensor, "n D"]) -> Latents:
+    def _activate(self, x: Float[torch.Tensor, "n D"]) -> Latents:
         w, c = self.weights, self.config
         inner = x if w.b_in is None else x - w.b_in
         if c.pursuit is not None:
@@ -299,7 +306,7 @@ class SAE:
             return activations.ranked_topk(pre, w.rank, c.k)
         return _KEEP[c.activation](pre, c.k)
 
-    def _decode(self, latents: Latents, x: Float[Tensor, "n D"]) -> Float[Tensor, "n O"]:
+    def _decode(self, latents: Latents, x: Float[torch.Tensor, "n D"]) -> Float[torch.Tensor, "n O"]:
         w = self.weights
         if len(latents.values) > _DENSE_SHARE * len(latents) * latents.d_sae:
             out = latents.to_dense() @ w.W_dec

@@ -58,12 +58,15 @@ class Site:
         return cls(name=name, kind=_KINDS[found[2]], layer=int(found[1]))
 
 
+def is_known(name: str) -> bool:
+    """Return whether this is the name of a site."""
+    try:
+        Site.parse(name)
+    except InputError:
+        return False
+    return True
+
+
 def in_stream(*names: str | None) -> bool:
     """Return whether one of these is a known site of the residual stream or of a term of it, so that centring matters there."""
-    for name in names:
-        try:
-            if name is not None and Site.parse(name).written_to_stream:
-                return True
-        except InputError:
-            continue
-    return False
+    return any(name is not None and is_known(name) and Site.parse(name).written_to_stream for name in names)

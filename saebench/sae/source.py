@@ -9,13 +9,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from torch import Tensor
+import numpy as np
+import torch
 
 from saebench.errors import InputError, did_you_mean
 from saebench.sae.origin import Origin
-from saebench.sae.reading.containers import npz_headers, open_npz, open_safetensors, open_torch, safetensors_headers
-from saebench.sae.reading.files import read_json, read_yaml
-from saebench.sae.reading.mapped import Header, Maps
+from saebench.sae.reading.containers import (
+    npz_array,
+    npz_headers,
+    open_npz,
+    open_safetensors,
+    open_torch,
+    stored_safetensors,
+    stored_torch,
+)
+from saebench.sae.reading.files import one_number, read_json, read_yaml
+from saebench.sae.reading.mapped import Maps
+from saebench.sae.reading.stored import Header, StoredTensor
 from saebench.sae.sae import SAEConfig, SAEWeights
 
 T = TypeVar("T")
@@ -118,6 +128,9 @@ class Source:
         self._root = (root or self.folder).resolve()
         self._stores = _stores(self.folder)
         self._maps = Maps()
+        self.used: set[str] = set()
+        """Names of the files that were asked for something."""
+        self._stored: dict[str, dict[str, StoredTensor]] = {}
         self._headers: dict[str, dict[str, Header]] = {}
         self._loaded: dict[str, Any] = {}
         self._stamps: dict[str, tuple[int, ...]] = {}
@@ -177,15 +190,41 @@ class Source:
 
     def headers(self, name: str) -> dict[str, Header]:
         """Return shape and dtype of every tensor in a file of weights: at the top, or one level down as ``outer/inner``."""
+        self.used.add(name)
         if name not in self._headers:
             self._headers[name] = self._once(name, lambda: self._read_headers(name))
         return self._headers[name]
 
     def _read_headers(self, name: str) -> dict[str, Header]:
         path = self.at(name)
-        if name.endswith(".safetensors"):
-            return safetensors_headers(path)
-        return npz_headers(path) if name.endswith(".npz") else _headers_of(self.contents(name), path)
+        if name.endswith(".npz"):
+            return npz_headers(path)
+        safe = name.endswith(".safetensors")
+        self._stored[name] = stored_safetensors(path) if safe else _tensors_of(self.contents(name), path)
+        return {key: one.header for key, one in self._stored[name].items()}
+
+    def array(self, name: str, key: str) -> np.ndarray:
+        """Return a small tensor, named as :meth:`headers` does, as a numpy array; bfloat16 as float32.
+
+        What settings leave out may stand in a tensor of a few numbers: these are read without torch, which takes seconds to
+        import.
+
+        Raises:
+            InputError: There is none, it is large, or the file cannot be read.
+        """
+        headers, path = self.headers(name), self.at(name)
+        self.check_unchanged()
+        if key not in headers:
+            raise InputError(f"{path} lacks the tensor {key!r}; it has {', '.join(sorted(headers))[:200]}")
+        return npz_array(path, key) if name.endswith(".npz") else self._stored[name][key].array()
+
+    def number(self, name: str, key: str) -> int | float:
+        """Return the one number that a tensor holds.
+
+        Raises:
+            InputError: As :meth:`array`, or it holds another count.
+        """
+        return one_number(self.array(name, key), key, self.at(name))
 
     def _once(self, name: str, read: Callable[[], T]) -> T:
         """Return what ``read`` returns; a file that was refused is not read again for every format that asks."""
@@ -206,48 +245,49 @@ class Source:
         except InputError:
             return frozenset()
 
-    def tensors(self, name: str, inside: str | None = None) -> dict[str, Tensor]:
+    def tensors(self, name: str, inside: str | None = None, inert: Sequence[type] = ()) -> dict[str, torch.Tensor]:
         """Return the tensors of a file of weights, mapped where the container allows; they are private, change them in place.
 
         Args:
             name: The file.
             inside: The dictionary in a torch file that holds them, where it has one of this name.
+            inert: As :meth:`contents`.
         """
         path = self.at(name)
+        self.used.add(name)
         if name.endswith(".safetensors"):
             return open_safetensors(path, self._maps)
         if name.endswith(".npz"):
             return open_npz(path)
-        found = self.mapping(name)
-        del self._loaded[name]  # who asks again gets tensors of his own, as of other files
+        self.check_unchanged()
+        self._stamps.setdefault(name, _stamp(path))
+        found = _mapping(open_torch(path, self._maps, inert=inert), path)
         inner = found if inside is None else found.get(inside, found)
         if not isinstance(inner, dict):
             raise InputError(f"{path}: {inside!r} holds a {type(inner).__name__}, expected a dictionary of tensors")
-        return {key: one for key, one in inner.items() if isinstance(one, Tensor)}
+        return {key: one for key, one in inner.items() if isinstance(one, torch.Tensor)}
 
     def contents(self, name: str, inert: Sequence[type] = ()) -> Any:
-        """Return everything that a torch file holds, ``inert`` classes standing in for its own."""
+        """Return all that a torch file holds, with ``StoredTensor`` for tensors and ``inert`` classes in the place of its own."""
         self.check_unchanged()
+        self.used.add(name)
         if name not in self._loaded:
             path = self.at(name)
             self._stamps[name] = _stamp(path)
             if inert:
-                self._loaded[name] = open_torch(path, self._maps, inert=inert)
+                self._loaded[name] = stored_torch(path, inert=inert)
                 self._refused.pop(name, None)
             else:
-                self._loaded[name] = self._once(name, lambda: open_torch(path, self._maps))
+                self._loaded[name] = self._once(name, lambda: stored_torch(path))
         return self._loaded[name]
 
     def mapping(self, name: str) -> dict[str, Any]:
-        """Return the dictionary that a torch file holds.
+        """Return the dictionary that a torch file holds, as :meth:`contents`.
 
         Raises:
             InputError: It holds something else.
         """
-        found = self.contents(name)
-        if not isinstance(found, dict):
-            raise InputError(f"{self.at(name)} holds a {type(found).__name__}, expected a dictionary of tensors")
-        return found
+        return _mapping(self.contents(name), self.at(name))
 
     def check_unchanged(self) -> None:
         """Raise ``InputError`` if a file that is mapped is not what it was: of one that was cut the rest cannot be read."""
@@ -255,7 +295,7 @@ class Source:
             if _stamp(self.at(name)) != stamp:
                 raise InputError(f"{self.at(name)} changed while it was read; try again when it is written")
 
-    def turned(self, matrix: Tensor) -> Tensor:
+    def turned(self, matrix: torch.Tensor) -> torch.Tensor:
         """Return the transpose of a matrix, contiguous, without holding a mapped one twice; the matrix is used up."""
         self.check_unchanged()
         return self._maps.turned(matrix)
@@ -287,6 +327,7 @@ class Source:
 
     def _setting(self, name: str, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
         path = self.at(name)
+        self.used.add(name)
         if path not in self._settings:
             known = {} if self.origin is None else self.origin.settings.get(name, {})
             self._settings[path] = {**read(path), **known}
@@ -313,15 +354,21 @@ def _stamp(path: Path) -> tuple[int, ...]:
     return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns
 
 
-def _headers_of(loaded: Any, path: Path) -> dict[str, Header]:
-    found: dict[str, Header] = {}
+def _mapping(found: Any, path: Path) -> dict[str, Any]:
+    if not isinstance(found, dict):
+        raise InputError(f"{path} holds a {type(found).__name__}, expected a dictionary of tensors")
+    return found
+
+
+def _tensors_of(loaded: Any, path: Path) -> dict[str, StoredTensor]:
+    """Return the tensors of a torch file: those at the top, and those one level down as ``outer/inner``."""
+    found: dict[str, StoredTensor] = {}
     if not isinstance(loaded, dict):
         return found
     if sum(len(value) if isinstance(value, dict) else 1 for value in loaded.values()) > _MOST_ENTRIES:
         raise InputError(f"{path} has more than {_MOST_ENTRIES} entries, too many for an SAE; it is of another kind")
     for key, value in loaded.items():
         for inner, one in value.items() if isinstance(value, dict) else ((None, value),):
-            if isinstance(one, Tensor):
-                name = str(key) if inner is None else f"{key}/{inner}"
-                found[name] = Header(tuple(one.shape), str(one.dtype).removeprefix("torch."))
+            if isinstance(one, StoredTensor):
+                found[str(key) if inner is None else f"{key}/{inner}"] = one
     return found

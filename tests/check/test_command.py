@@ -10,11 +10,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from saebench import api
 from saebench.check import CHECKS, Report, check_sae
 from saebench.cli import main
 from saebench.errors import InputError
 from saebench.reference import sae_names
-from saebench.sae import save_native
+from saebench.sae import load_sae, save_native
 from tests.check.cases import SITE, acts, good, jump
 
 SHARED = [
@@ -101,6 +102,22 @@ def test_those_that_are_selected_are_checked_one_after_the_other(tmp_path: Path,
     assert [row["ok"] for row in json.loads(capsys.readouterr().out)] == [True]
     assert main(["check", str(tmp_path / "a")]) == 2
     assert "3 SAEs" in capsys.readouterr().err
+
+
+def test_the_model_is_loaded_once_for_all_that_are_selected(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    from saebench.lm import model
+
+    loads, load = [], model.load_model
+    monkeypatch.setattr(model, "load_model", lambda *args, **options: loads.append(args) or load(*args, **options))
+    monkeypatch.setattr(api, "load_model", lambda *_, **__: pytest.fail("loaded again"))
+    for name, shipped in (("a", "topk-layer3"), ("b", "relu-l1-layer3")):
+        save_native(load_sae(f"reference:{shipped}"), tmp_path / name)
+    words = ["check", str(tmp_path), "--select", "*", "--model", "reference", "--limit", "2", "--device", "cpu", "--json"]
+    assert main(words) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert [row["acts"] for row in data] == ["reference over storyworld"] * 2 and loads == [("reference",)]
 
 
 @pytest.mark.parametrize("words", [["nowhere"], ["reference:nobody"], [".", "--set", "k"], [".", "--acts", "nowhere.npy"]])

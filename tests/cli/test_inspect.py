@@ -6,10 +6,17 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
+from saebench.check import check_sae
 from saebench.cli import main
-from saebench.sae import save_native
+from saebench.errors import InputError
+from saebench.sae import load_sae, save_native
+from saebench.sae.inspect import inspect_sae
 from tests.metrics.conftest import random_sae
+from tests.sae.formats import sae_lens_cases
+from tests.sae.formats.cases import D, acts
+from tests.sae.hostile import trained
 
 
 @pytest.fixture
@@ -106,3 +113,61 @@ def test_large_weights_are_hashed_when_asked(
     assert unread["sha256"] is None and unread["tensors"]["W_enc"] == [12, 24]
     assert main(["inspect", path, "--json", "--hash"]) == 0
     assert len(json.loads(capsys.readouterr().out)["sha256"]) == 64
+
+
+def test_bytes_are_those_of_the_files_that_it_is_read_from(tmp_path: Path) -> None:
+    """What a trainer left beside an SAE is not its own, and does not keep a small one from being hashed."""
+    folder = trained(tmp_path / "trainer_0")
+    own = sum((folder / name).stat().st_size for name in ("ae.pt", "config.json"))
+    assert inspect_sae(folder)["bytes"] == own
+    torch.save({"step": 5, "exp_avg": torch.zeros(500, D)}, folder / "optimizer.pt")
+    (folder / "eval_results.json").write_text("{}")
+    (folder / "checkpoints").mkdir()
+    torch.save({"step": 5}, folder / "checkpoints/ae_100.pt")
+    about = inspect_sae(folder)
+    assert about["bytes"] == own and about["sha256"] is not None
+    assert set(inspect_sae(folder, hash=False)["tensors"]) == set(torch.load(folder / "ae.pt"))  # pyright: ignore[reportArgumentType]
+
+
+def lens(folder: Path, **meta: object) -> Path:
+    """Write an SAE of sae_lens with other metadata."""
+    cfg = sae_lens_cases.cfg_of("standard")
+    return sae_lens_cases.folder_of(folder, cfg | {"metadata": cfg["metadata"] | meta}, sae_lens_cases.standard())
+
+
+@pytest.mark.parametrize(
+    ("positions", "said"),
+    [([5, -5], "[5:-5]"), ([64], "[:64]"), ([0, None, 2], "[0::2]"), ([1, None], "[1:]"), (None, None), ([None], None),
+     ([0, 128], None), ([None, None, 1], None)],
+)  # fmt: skip
+def test_positions_that_it_was_trained_on(positions: list[int | None] | None, said: str | None, tmp_path: Path) -> None:
+    """``slice(*seqpos_slice)`` of contexts of 128 tokens; null, or all of them, is nothing to tell."""
+    told = [line for line in inspect_sae(lens(tmp_path, seqpos_slice=positions))["warnings"] if "seqpos_slice" in line]  # pyright: ignore[reportGeneralTypeIssues]
+    assert [said in line for line in told] == ([True] if said else [])
+
+
+def test_positions_before_version_6_and_odd_ones(tmp_path: Path) -> None:
+    cfg = {"d_in": D, "hook_point": "blocks.1.hook_resid_pre", "context_size": 128, "seqpos_slice": [3, None]}
+    old = sae_lens_cases.folder_of(tmp_path / "old", cfg, sae_lens_cases.standard())
+    assert "[3:] of each context" in " ".join(load_sae(old).config.warnings)
+    for at, odd in enumerate(([], [1, 2, 3, 4], ["a"], [1.5], [0, None, 0], "all", {"a": 1})):
+        with pytest.raises(InputError, match=r"cfg\.json: 'seqpos_slice' should be up to three whole numbers or nulls"):
+            load_sae(lens(tmp_path / str(at), seqpos_slice=odd))
+
+
+@pytest.mark.parametrize("site", ["hook_embed", "blocks.1.hook_mlp_in", "../../../etc/passwd"])
+def test_a_site_that_is_unknown_is_shown_and_not_run(
+    site: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = lens(tmp_path, hook_name=site)
+    assert main(["inspect", str(folder)]) == 0
+    shown = "\n".join(lines(capsys)[0])
+    assert f"{site!r} is no site that saebench knows" in shown and "and not scored" in shown
+    notes = check_sae(folder, acts=acts())["notes"]
+    assert notes.status == "warn" and site in notes.found, notes
+    out = tmp_path / "out"
+    assert main(["run", "--sae", str(folder), "--task", "core", "--corpus", "x.npy", "--dry-run", "--out", str(out)]) == 2
+    assert f"unknown site {site!r}" in lines(capsys)[1] and not out.exists()
+    assert load_sae(folder, site="blocks.0.hook_resid_pre").config.warnings[-1].endswith("overridden by blocks.0.hook_resid_pre")
+    with pytest.raises(InputError, match=r"unknown site .blocks\.0\.hook_x."):
+        load_sae(folder, site="blocks.0.hook_x")

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from saebench.errors import InputError
 from saebench.sae.reading.files import header, take
-from saebench.sae.reading.mapped import Header
+from saebench.sae.reading.stored import Header
 from saebench.sae.sae import SAEWeights
 from saebench.sae.source import Notes, Source
 

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from saebench.errors import InputError
 from saebench.sae.reading.files import header, number, take, text
-from saebench.sae.reading.mapped import Header, slabs
+from saebench.sae.reading.mapped import slabs
+from saebench.sae.reading.stored import Header
 from saebench.sae.sae import SAEConfig, SAEWeights
 from saebench.sae.source import Entry, Notes, Source
 
@@ -45,7 +45,8 @@ _ARCHITECTURES = {"relu": "standard", "topk": "topk", "jumprelu": "jumprelu"}
 _BESIDES = re.compile(r"dataset_average_activation_norm\.|(activation_function\.)?log_jumprelu_threshold$")
 """Tensors that only versions 2 and 3 have, and read where the settings ask for them."""
 _SCOPE = re.compile(r"Llama3_1-8B-Base-L(?:X|\d+)(?:R|A|M|TC)-\d+x")
-_TINY = torch.finfo(torch.float32).tiny
+_TINY = 2.0**-126
+"""The smallest normal float32."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,12 @@ class Layout:
             )
         return d_in, d_sae, d_out
 
-    def matrices(self, source: Source, tensors: dict[str, Tensor], path: Path) -> tuple[Tensor, Tensor]:
+    def matrices(self, source: Source, tensors: dict[str, torch.Tensor], path: Path) -> tuple[torch.Tensor, torch.Tensor]:
         """Return encoder ``[D, S]`` and decoder ``[S, D]``."""
         enc, dec = take(tensors, self.W_enc, path, ndim=(2,)), take(tensors, self.W_dec, path, ndim=(2,))
         return (source.turned(enc), source.turned(dec)) if self.linear else (enc, dec)
 
-    def biases(self, tensors: dict[str, Tensor], path: Path, d_out: int) -> tuple[Tensor, Tensor]:
+    def biases(self, tensors: dict[str, torch.Tensor], path: Path, d_out: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the encoder's and the decoder's bias, zeros where ``use_decoder_bias`` was off."""
         b_enc = take(tensors, self.b_enc, path, ndim=(1,))
         return b_enc, take(tensors, self.b_dec, path, ndim=(1,)) if self.b_dec in tensors else b_enc.new_zeros(d_out)
@@ -155,9 +156,14 @@ class Read:
         """Return the file of settings, for messages."""
         return self.source.at(self.files.settings)
 
-    def tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, torch.Tensor]:
         """Return the tensors, mapped."""
         return self.source.tensors(self.files.weights, inside="sae")
+
+    def number(self, key: str) -> int | float:
+        """Return the one number of a tensor, as :meth:`saebench.sae.source.Source.number`."""
+        weights = self.files.weights
+        return self.source.number(weights, f"sae/{key}" if f"sae/{key}" in self.source.keys(weights) else key)
 
     def flag(self, key: str, default: bool) -> bool:
         """Return a setting that is true or false, or say that it is neither; where it is not there, that is noted."""
@@ -362,14 +368,14 @@ def _release(read: Read) -> tuple[str | None, int | None, bool | None]:
     return None, None, None
 
 
-def fold(tensor: Tensor, factor: float | Tensor) -> Tensor:
+def fold(tensor: torch.Tensor, factor: float | torch.Tensor) -> torch.Tensor:
     """Return ``tensor`` · ``factor``, in place; half precision becomes float32 first, so that nothing is rounded twice."""
     if isinstance(factor, float) and factor == 1.0:
         return tensor
     return (tensor.float() if tensor.itemsize < 4 else tensor).mul_(factor)
 
 
-def row_norms(matrix: Tensor) -> Tensor:
+def row_norms(matrix: torch.Tensor) -> torch.Tensor:
     """Return the norm of each row, at least float32, a slab at a time; rows of zeros count as the smallest number there is."""
     norms = torch.cat([(slab.float() if slab.itemsize < 4 else slab).norm(dim=1) for slab in slabs(matrix)])
     return norms.clamp_min(_TINY)

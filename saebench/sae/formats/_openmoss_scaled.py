@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from saebench.errors import InputError
 from saebench.sae.formats._openmoss import Files, Layout, Read, fold, read, row_norms
@@ -13,7 +12,8 @@ from saebench.sae.source import Entry, Source
 
 _NORM = "dataset_average_activation_norm."
 _THRESHOLDS = ("log_jumprelu_threshold", "activation_function.log_jumprelu_threshold")
-_HUGE = torch.finfo(torch.float32).max
+_HUGE = (2 - 2**-23) * 2.0**127
+"""The largest float32."""
 _SPARE = "where fewer than k latents of a token are positive, the rest are taken as 0; releases of the library differ there"
 
 
@@ -70,16 +70,8 @@ def _scales(found: Read) -> tuple[float, float]:
     if found.site is None:
         raise InputError(f"{found.file} lacks hook_point_in, under which the weights name the average norm of acts")
     keys = [f"{_NORM}{site}" for site in (found.site, found.site_out or found.site)]
-    tensors = found.tensors() if set(keys) & set(found.shapes) else {}
-    norms = [_number(tensors, key, found) if key in found.shapes else None for key in keys]
+    norms = [found.number(key) if key in found.shapes else None for key in keys]
     return found.scales(norms[0], norms[1])
-
-
-def _number(tensors: dict[str, Tensor], key: str, found: Read) -> float:
-    value = take(tensors, key, found.path, ndim=(1, 0))
-    if value.numel() != 1:
-        raise InputError(f"{found.path}: {key!r} should be one number, found shape {list(value.shape)}")
-    return float(value)
 
 
 def _threshold_key(found: Read) -> str:
@@ -92,10 +84,10 @@ def _threshold_key(found: Read) -> str:
     return key
 
 
-def _threshold(log: Tensor, norms: Tensor | None) -> Tensor:
+def _threshold(log: torch.Tensor, norms: torch.Tensor | None) -> torch.Tensor:
     threshold = _wide(log).exp()
     return threshold if norms is None else (threshold / norms).clamp_max(_HUGE)
 
 
-def _wide(tensor: Tensor) -> Tensor:
+def _wide(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.float() if tensor.itemsize < 4 else tensor

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from saebench.errors import InputError
-from saebench.sae.reading.files import header, real, text
+from saebench.sae.reading.files import header, real, shown, text
 from saebench.sae.site import in_stream
 from saebench.sae.source import Notes, Source
 
@@ -23,7 +23,7 @@ _RENAMED = {
 }  # fmt: skip
 _METADATA = (
     "hook_name", "hook_name_out", "hook_head_index", "model_name", "model_class_name", "context_size", "prepend_bos",
-    "model_from_pretrained_kwargs",
+    "model_from_pretrained_kwargs", "seqpos_slice",
 )  # fmt: skip
 
 
@@ -98,6 +98,28 @@ def residual(cfg: dict[str, Any], meta: dict[str, Any], notes: Notes) -> Any:
     return "centred" if centred else "raw"
 
 
+def warn_of_positions(meta: dict[str, Any], file: Path, notes: Notes) -> None:
+    """Warn of an SAE that was trained on a part of each context: ``seqpos_slice``, the arguments of a ``slice`` of positions.
+
+    Raises:
+        InputError: It is something else.
+    """
+    told = meta.get("seqpos_slice")
+    if told is None:
+        return
+    parts = told if isinstance(told, list) else [told]
+    if not 1 <= len(parts) <= 3 or not all(part is None or type(part) is int for part in parts) or parts[2:] == [0]:
+        raise InputError(f"{file}: 'seqpos_slice' should be up to three whole numbers or nulls, found {shown(told)}")
+    start, stop, step = slice(*parts).start, slice(*parts).stop, slice(*parts).step
+    if (start or 0, step or 1) == (0, 1) and stop in (None, meta.get("context_size")):
+        return
+    written = f"{'' if start is None else start}:{'' if stop is None else stop}" + ("" if step is None else f":{step}")
+    notes.warnings.append(
+        f"trained on the positions [{written}] of each context alone (seqpos_slice); scores are of all positions, and the others "
+        "it never saw"
+    )
+
+
 def normalising(source: Source, cfg: dict[str, Any], file: Path, notes: Notes, *, d_in: int, transcodes: bool) -> Normalising:
     """Return what acts went through in training, and say what of it is to be folded in.
 
@@ -157,7 +179,7 @@ def _stored(source: Source) -> tuple[float | None, str]:
         return factor, _SCALER
     if not (source.folder / _STORE).is_file() or _STORED not in source.keys(_STORE):
         return None, ""
-    told = {_STORED: source.tensors(_STORE)[_STORED].item()}  # before version 6 was whole
+    told = {_STORED: source.number(_STORE, _STORED)}  # before version 6 was whole
     return real(told, _STORED, source.at(_STORE)), _STORE
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from saebench.errors import InputError
 from saebench.registry import FORMATS
@@ -168,19 +167,19 @@ def _threshold(source: Source, architecture: str, path: Path, notes: Notes) -> A
             f"{path} has no threshold: scripts from before there was one pick latents over a whole batch, so the same token gets "
             "other latents in other company; it cannot be scored"
         )
-    value = take(source.tensors(_WEIGHTS), "threshold", path, ndim=(1, 0))
-    if value.numel() != 1 or not float(value) >= 0:
-        raise InputError(f"{path}: 'threshold' should be one number, 0 or more, found {value.tolist()}")
-    if float(value) == 0:
+    value = source.number(_WEIGHTS, "threshold")
+    if not value >= 0:
+        raise InputError(f"{path}: 'threshold' should be 0 or more, found {value:g}")
+    if value == 0:
         notes.warnings.append("threshold is 0, where training starts it: it was never estimated, and every positive latent fires")
     return _one
 
 
-def _exp(tensors: dict[str, Tensor]) -> Tensor:
+def _exp(tensors: dict[str, torch.Tensor]) -> torch.Tensor:
     return tensors["jumprelu.log_threshold"].float().exp()
 
 
-def _one(tensors: dict[str, Tensor]) -> Tensor:
+def _one(tensors: dict[str, torch.Tensor]) -> torch.Tensor:
     return tensors["threshold"]
 
 

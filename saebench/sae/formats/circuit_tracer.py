@@ -6,12 +6,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
 
 from saebench.errors import InputError
 from saebench.registry import FORMATS
 from saebench.sae.reading.files import header, number, take, text
-from saebench.sae.reading.mapped import Header
+from saebench.sae.reading.stored import Header
 from saebench.sae.sae import SAEConfig, SAEWeights
 from saebench.sae.source import Entry, Notes, Source
 
@@ -132,10 +132,7 @@ def _k(source: Source, cfg: dict[str, Any], shapes: dict[str, Header], weights: 
     if cfg.get("k") is not None:
         return number(cfg, "k", source.at(_SETTINGS))
     if "k" in shapes:
-        stored = source.tensors(weights)["k"]
-        if stored.numel() != 1:
-            raise InputError(f"{source.at(weights)}: 'k' should be one number, found shape {list(stored.shape)}")
-        return number({"k": stored.item()}, "k", source.at(weights))
+        return number({"k": source.number(weights, "k")}, "k", source.at(weights))
     k = source.given.get("k", int)
     if k is None:
         raise InputError(f"{source.at(weights)} is a topk transcoder and nothing says its k; give it with --set k=N")
@@ -181,7 +178,7 @@ def _qwen(source: Source) -> re.Match[str] | None:
 def _weights(source: Source, weights: str, activation: str, turn: bool) -> SAEWeights:
     tensors, file = source.tensors(weights), source.at(weights)
     w_dec = take(tensors, "W_dec", file, ndim=(2,))
-    threshold: Tensor | None = None
+    threshold: torch.Tensor | None = None
     if activation == "jumprelu":
         threshold = take(tensors, next(key for key in _THRESHOLDS if key in tensors), file)
         if bool((threshold < 0).any()):

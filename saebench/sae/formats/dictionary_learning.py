@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from saebench.errors import InputError, did_you_mean
 from saebench.registry import FORMATS
 from saebench.sae.formats._modules import module_sites, transcodes_to
-from saebench.sae.reading.files import header, n_tokens, number, take, text
-from saebench.sae.reading.mapped import Header
+from saebench.sae.reading.files import header, n_tokens, number, one_number, take, text
+from saebench.sae.reading.stored import Header, StoredTensor
 from saebench.sae.sae import Activation, SAEConfig, SAEWeights
 from saebench.sae.source import Entry, Notes, Source
 
@@ -97,7 +96,7 @@ class DictionaryLearning:
         kind = _class(run, source, notes)
         d_in, d_sae = _sizes(_CLASSES[kind], kind, run)
         if _CLASSES[kind].one_threshold:
-            _one_threshold(run.state, run.weights)
+            _check_threshold(run)
         model_id = text(run.trainer, "lm_name", run.file)
         site, site_out, transcodes = _site(run, model_id, source, notes)
         config = SAEConfig(
@@ -127,6 +126,8 @@ class DictionaryLearning:
 class _Run(NamedTuple):
     """The files of one SAE."""
 
+    name: str
+    """The file of weights."""
     state: dict[str, Any]
     shapes: dict[str, Header]
     weights: Path
@@ -145,20 +146,16 @@ def _run(source: Source) -> _Run:
     state = content if backup is None else content["ae"]
     if not isinstance(state, dict):
         raise InputError(f"{weights}: 'ae' is a {type(state).__name__}, expected a dictionary of tensors")
-    shapes = {
-        key: Header(tuple(one.shape), str(one.dtype).removeprefix("torch."))
-        for key, one in state.items()
-        if isinstance(one, Tensor)
-    }
+    shapes = {key: one.header for key, one in state.items() if isinstance(one, StoredTensor)}
     config = "config.json" if source.has("config.json") else "../config.json"
     if config.startswith("..") and (name == _FINAL or not (source.folder / config).is_file()):
         trainer = backup.get("config") if backup else {}
-        return _Run(state, shapes, weights, backup, trainer if isinstance(trainer, dict) else {}, {}, weights)
+        return _Run(name, state, shapes, weights, backup, trainer if isinstance(trainer, dict) else {}, {}, weights)
     settings, file = source.json(config), source.at(config)
     trainer, buffer = settings.get("trainer"), settings.get("buffer")
     if not isinstance(trainer, dict):
         raise InputError(f"{file} has no 'trainer' section; it is not a configuration of dictionary_learning")
-    return _Run(state, shapes, weights, backup, trainer, buffer if isinstance(buffer, dict) else {}, file)
+    return _Run(name, state, shapes, weights, backup, trainer, buffer if isinstance(buffer, dict) else {}, file)
 
 
 def _class(run: _Run, source: Source, notes: Notes) -> str:
@@ -215,17 +212,15 @@ def _sizes(kind: _Class, name: str, run: _Run) -> tuple[int, int]:
         if key in run.trainer and number(run.trainer, key, run.file) != value:
             raise InputError(f"{run.file}: {key} is {run.trainer[key]}, but the weights have {value}")
     groups = run.state.get("group_sizes")
-    if isinstance(groups, Tensor) and int(groups.sum()) != size["S"]:
-        raise InputError(f"{run.weights}: 'group_sizes' add up to {int(groups.sum())}, but there are {size['S']} latents")
+    if isinstance(groups, StoredTensor) and (total := int(groups.array().sum())) != size["S"]:
+        raise InputError(f"{run.weights}: 'group_sizes' add up to {total}, but there are {size['S']} latents")
     return size["D"], size["S"]
 
 
 def _k(run: _Run, source: Source) -> int:
     stored, told = run.state.get("k"), run.trainer.get("k")
-    if isinstance(stored, Tensor):
-        if stored.numel() != 1:
-            raise InputError(f"{run.weights}: 'k' should be one number, found shape {list(stored.shape)}")
-        k = number({"k": stored.item()}, "k", run.weights)
+    if isinstance(stored, StoredTensor):
+        k = number({"k": one_number(stored.array(), "k", run.weights)}, "k", run.weights)
         if told is not None and number(run.trainer, "k", run.file) != k:
             raise InputError(f"{run.weights}: 'k' is {k}, but {told} in {run.file}; they are not of one SAE")
         return k
@@ -237,16 +232,17 @@ def _k(run: _Run, source: Source) -> int:
     return k
 
 
-def _one_threshold(state: dict[str, Any], file: Path) -> Tensor:
-    threshold = take(state, "threshold", file, ndim=(1, 0))
-    if threshold.numel() != 1:
-        raise InputError(f"{file}: 'threshold' should be one number for all latents, found shape {list(threshold.shape)}")
-    if float(threshold) < 0:
+def _check_threshold(run: _Run) -> None:
+    """Raise ``InputError`` unless there is one threshold for all latents, and it was estimated."""
+    stored = run.state.get("threshold")
+    if not isinstance(stored, StoredTensor):
+        raise InputError(f"{run.weights} lacks the tensor 'threshold'; it has {', '.join(sorted(run.shapes))[:200]}")
+    threshold = one_number(stored.array(), "threshold", run.weights)
+    if threshold < 0:
         raise InputError(
-            f"{file}: threshold is {float(threshold):g}, never estimated (training ended before threshold_start_step); every "
+            f"{run.weights}: threshold is {threshold:g}, never estimated (training ended before threshold_start_step); every "
             "latent would fire, so it cannot be scored"
         )
-    return threshold
 
 
 def _factor(run: _Run, source: Source, notes: Notes) -> float:
@@ -265,7 +261,7 @@ def _factor(run: _Run, source: Source, notes: Notes) -> float:
             f"{run.weights} is a backup from the middle of training, in normalised units, and lacks norm_factor, which acts were "
             "divided by; give its inverse with --set norm_scale=X, or use the final ae.pt"
         )
-    value = float(factor)
+    value = float(one_number(factor.array(), "norm_factor", run.weights) if isinstance(factor, StoredTensor) else factor)
     if not (value > 0 and math.isfinite(value)):
         raise InputError(f"{run.weights}: norm_factor should be a positive number, found {value:g}")
     notes.assumptions.append(
@@ -308,15 +304,14 @@ def _site(run: _Run, model_id: str | None, source: Source, notes: Notes) -> tupl
 
 
 def _weights(kind: _Class, run: _Run, source: Source) -> SAEWeights:
-    state = {key: take(run.state, key, run.weights) for key in kind.tensors}
+    tensors = source.tensors(run.name, inside=None if run.backup is None else "ae")
+    state = {key: take(tensors, key, run.weights) for key in kind.tensors}
     b_dec = state[kind.b_dec]
     native = "W_enc" in state
-    more: dict[str, Tensor] = {}
+    more: dict[str, torch.Tensor] = {}
     if kind.activation == "gated":
         more = {"b_gate": state["gate_bias"], "b_mag": state["mag_bias"], "r_mag": state["r_mag"]}
-    if kind.one_threshold:
-        more["threshold"] = _one_threshold(run.state, run.weights)
-    elif "threshold" in kind.tensors:
+    if "threshold" in kind.tensors:
         more["threshold"] = state["threshold"]
     b_enc = state["b_enc" if native else "encoder.bias"] if kind.activation != "gated" else torch.zeros_like(state["gate_bias"])
     return SAEWeights(

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from saebench.errors import InputError
 from saebench.registry import FORMATS
@@ -60,7 +59,7 @@ class DictionaryLearningHub:
         d_sae, d_in = header(shapes, "encoder.weight", file, ndim=2).shape
         if header(shapes, "decoder.weight", file, ndim=2).shape != (d_in, d_sae):
             raise InputError(f"{file}: decoder.weight is {list(shapes['decoder.weight'].shape)}, expected {[d_in, d_sae]}")
-        _threshold(source.tensors(_WEIGHTS), file)
+        _check_threshold(source, file)
         notes.left_out(_WEIGHTS, set(shapes) - _OWN - _NORM - {"encoder.bias", "k", "target_rms"})
         config = SAEConfig(
             activation="jumprelu",
@@ -129,16 +128,13 @@ def _model(source: Source, trainer: dict[str, Any], name: re.Match[str] | None, 
     return model
 
 
-def _threshold(tensors: dict[str, Tensor], file: Path) -> Tensor:
-    threshold = take(tensors, "threshold", file, ndim=(1, 0))
-    if threshold.numel() != 1:
-        raise InputError(f"{file}: 'threshold' should be one number for all latents, found shape {list(threshold.shape)}")
-    if float(threshold) < 0:
+def _check_threshold(source: Source, file: Path) -> None:
+    threshold = source.number(_WEIGHTS, "threshold")
+    if threshold < 0:
         raise InputError(
-            f"{file}: threshold is {float(threshold):g}, never estimated, as training ended too early; every latent would fire, "
-            "so it cannot be scored"
+            f"{file}: threshold is {threshold:g}, never estimated, as training ended too early; every latent would fire, so it "
+            "cannot be scored"
         )
-    return threshold
 
 
 def _weights(source: Source, file: Path) -> SAEWeights:
@@ -159,10 +155,10 @@ def _weights(source: Source, file: Path) -> SAEWeights:
             b_in, b_dec = mean + b_dec / s, b_dec / (s + _EPS) + mean
     return SAEWeights(
         W_enc=w_enc, b_enc=take(tensors, "encoder.bias", file), W_dec=w_dec, b_dec=b_dec, b_in=b_in,
-        threshold=_threshold(tensors, file),
+        threshold=take(tensors, "threshold", file),
     )  # fmt: skip
 
 
-def _wide(tensor: Tensor) -> Tensor:
+def _wide(tensor: torch.Tensor) -> torch.Tensor:
     """Return it in float32 if it is stored in less: scales are folded in afterwards."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

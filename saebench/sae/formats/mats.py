@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from saebench.errors import InputError
 from saebench.registry import FORMATS
-from saebench.sae.reading.files import n_tokens, number, take, text
+from saebench.sae.reading.files import header, n_tokens, number, take, text
 from saebench.sae.reading.inert import Inert, imports_of, is_of, stand_ins
+from saebench.sae.reading.stored import Header, StoredTensor
 from saebench.sae.sae import SAEConfig, SAEWeights
 from saebench.sae.site import in_stream
 from saebench.sae.source import WEIGHTS, Entry, Notes, Source
@@ -68,15 +68,16 @@ class Mats:
         if name is None:
             raise InputError(f"{source.path} holds no one torch file of cfg and state_dict; name the file")
         file, notes = source.at(name), Notes()
-        cfg, tensors = _contents(source, name)
-        about = _about(cfg, tensors, file)
+        inert = _stand_ins(file)
+        cfg, shapes = _contents(source, name, inert)
+        about = _about(cfg, shapes, file)
         for key, value in {"d_in": about.d_in, "d_sae": about.d_sae, "d_out": about.d_out}.items():
             if cfg[key] is not None and (key != "d_out" or about.transcoder) and number(cfg, key, file) != value:
                 raise InputError(f"{file}: cfg says {key} is {cfg[key]}, but the weights have {value}")
         site, site_out = _site(cfg, name, file, notes), _site_out(cfg, about, source, file)
         shifts = _flag(cfg, "apply_b_dec_to_input", file)
         scale = _scale(cfg, source, file, notes)
-        if "scaling_factor" in tensors:
+        if "scaling_factor" in shapes:
             notes.assumptions.append("scaling_factor is folded into the decoder, as the SAELens of its time applied it")
         config = SAEConfig(
             activation="gated" if about.gated else "relu",
@@ -97,7 +98,7 @@ class Mats:
             assumptions=tuple(notes.assumptions),
             warnings=tuple(notes.warnings),
         )
-        return Entry(config=config, weights=lambda: _weights(tensors, about, shifts is not False, file))
+        return Entry(config=config, weights=lambda: _weights(_tensors(source, name, inert), about, shifts is not False, file))
 
 
 class _About(NamedTuple):
@@ -123,14 +124,13 @@ def _candidate(source: Source) -> str | None:
     return pickles[0] if pickles and not weights else None
 
 
-def _contents(source: Source, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the settings and the tensors of a file, nothing of its own being run.
+def _stand_ins(file: Path) -> list[type[Inert]]:
+    """Return what stands in for the classes that a file names, nothing of its own being run.
 
     Raises:
-        InputError: It is a plain pickle, names a class of another package, or holds something else.
+        InputError: It is a plain pickle, or names a class of another package.
     """
-    file = source.at(name)
-    if name.endswith(_PICKLES):
+    if file.name.endswith(_PICKLES):
         raise InputError(
             f"{file} is a plain pickle, which runs what it likes when it is opened; refused, nothing was executed. Where you "
             f"trust it, open it with the library that wrote it and save it again: {_SAVE}"
@@ -141,7 +141,16 @@ def _contents(source: Source, name: str) -> tuple[dict[str, Any], dict[str, Any]
             f"{file} holds a whole {group}, SAEs together with the library's objects; refused, nothing was executed. Where you "
             f"trust it, open it with the library that wrote it and save each SAE for itself: {_SAVE}"
         )
-    loaded = source.contents(name, stand_ins(file, _PACKAGES))
+    return stand_ins(file, _PACKAGES)
+
+
+def _contents(source: Source, name: str, inert: list[type[Inert]]) -> tuple[dict[str, Any], dict[str, Header]]:
+    """Return the settings and the headers of the tensors.
+
+    Raises:
+        InputError: The file holds something else.
+    """
+    file, loaded = source.at(name), source.contents(name, inert)
     if not isinstance(loaded, dict):
         raise InputError(f"{file} holds a {type(loaded).__name__}, expected a dictionary of cfg and state_dict")
     cfg, state = dict.get(loaded, "cfg"), dict.get(loaded, "state_dict")
@@ -150,7 +159,18 @@ def _contents(source: Source, name: str) -> tuple[dict[str, Any], dict[str, Any]
             f"{file} should hold cfg, an object of settings, and state_dict, a dictionary of tensors; found a "
             f"{type(cfg).__name__} and a {type(state).__name__}"
         )
-    return _settings(cfg, file), dict(dict.items(state))
+    for key, one in dict.items(state):
+        if key not in _TENSORS:
+            raise InputError(
+                f"{file}: unknown tensor {str(key)[:80]!r}, which may change what the SAE computes; known: {', '.join(_TENSORS)}"
+            )
+        if not isinstance(one, StoredTensor):
+            raise InputError(f"{file}: {key!r} is a {type(one).__name__}, expected a tensor")
+    return _settings(cfg, file), {key: one.header for key, one in dict.items(state)}
+
+
+def _tensors(source: Source, name: str, inert: list[type[Inert]]) -> dict[str, torch.Tensor]:
+    return source.tensors(name, inside="state_dict", inert=inert)
 
 
 def _settings(cfg: dict[Any, Any] | Inert, file: Path) -> dict[str, Any]:
@@ -167,24 +187,19 @@ def _settings(cfg: dict[Any, Any] | Inert, file: Path) -> dict[str, Any]:
     return found
 
 
-def _about(cfg: dict[str, Any], tensors: dict[str, Any], file: Path) -> _About:
-    for key in tensors:
-        if key not in _TENSORS:
-            raise InputError(
-                f"{file}: unknown tensor {str(key)[:80]!r}, which may change what the SAE computes; known: {', '.join(_TENSORS)}"
-            )
-    d_in, d_sae = take(tensors, "W_enc", file, ndim=(2,)).shape
-    gated = "r_mag" in tensors
-    for key in ("b_gate" if "b_gate" in tensors else "b_enc", "b_dec", *(("b_mag", "r_mag") if gated else ())):
-        take(tensors, key, file, ndim=(1,))
-    transcoder = "b_dec_out" in tensors or bool(_flag(cfg, "is_transcoder", file))
+def _about(cfg: dict[str, Any], shapes: dict[str, Header], file: Path) -> _About:
+    d_in, d_sae = header(shapes, "W_enc", file, ndim=2).shape
+    gated = "r_mag" in shapes
+    for key in ("b_gate" if "b_gate" in shapes else "b_enc", "b_dec", *(("b_mag", "r_mag") if gated else ())):
+        header(shapes, key, file, ndim=1)
+    transcoder = "b_dec_out" in shapes or bool(_flag(cfg, "is_transcoder", file))
     activation = text(cfg, "activation_fn_str", file) or text(cfg, "activation_fn", file) or "relu"
     if activation != "relu":
         raise InputError(f"{file}: cfg.activation_fn is {activation!r}; of these files only those with relu are supported")
-    d_out = len(take(tensors, "b_dec_out", file, ndim=(1,))) if transcoder else d_in
-    if take(tensors, "W_dec", file, ndim=(2,)).shape != (d_sae, d_out):
+    d_out = header(shapes, "b_dec_out", file, ndim=1).numel if transcoder else d_in
+    if header(shapes, "W_dec", file, ndim=2).shape != (d_sae, d_out):
         raise InputError(
-            f"{file}: W_dec has shape {list(tensors['W_dec'].shape)}, expected {[d_sae, d_out]} after W_enc and biases"
+            f"{file}: W_dec has shape {list(shapes['W_dec'].shape)}, expected {[d_sae, d_out]} after W_enc and biases"
         )
     return _About(d_in, d_sae, d_out, transcoder, gated)
 
@@ -268,9 +283,9 @@ def _weights(tensors: dict[str, Any], about: _About, shifts: bool, file: Path) -
     """Encode f = relu((x − b_dec) W_enc + b_enc), decode x̂ = (f · scaling_factor) W_dec + b_dec, or b_dec_out in its place."""
     b_dec = take(tensors, "b_dec", file)
     w_dec, scaling = take(tensors, "W_dec", file), _scaling(tensors, about, file)
-    out: dict[str, Tensor] = {
+    out: dict[str, torch.Tensor] = {
         "W_enc": take(tensors, "W_enc", file),
-        "W_dec": w_dec if scaling is None else w_dec * scaling[:, None],  # a copy: what is cached may be asked for again
+        "W_dec": w_dec if scaling is None else w_dec * scaling[:, None],
         "b_dec": take(tensors, "b_dec_out", file) if about.transcoder else b_dec,
     }
     if shifts:
@@ -283,7 +298,7 @@ def _weights(tensors: dict[str, Any], about: _About, shifts: bool, file: Path) -
     )
 
 
-def _scaling(tensors: dict[str, Any], about: _About, file: Path) -> Tensor | None:
+def _scaling(tensors: dict[str, Any], about: _About, file: Path) -> torch.Tensor | None:
     if "scaling_factor" not in tensors:
         return None
     scaling = take(tensors, "scaling_factor", file)

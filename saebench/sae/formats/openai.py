@@ -6,11 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from saebench.errors import InputError
 from saebench.registry import FORMATS
-from saebench.sae.reading.files import header, number, take
+from saebench.sae.reading.files import header, number, one_number, take
+from saebench.sae.reading.stored import StoredTensor
 from saebench.sae.sae import SAEConfig, SAEWeights
 from saebench.sae.source import Entry, Notes, Source
 
@@ -106,10 +105,8 @@ def _activation(state: dict[str, Any], source: Source, file: Path, notes: Notes)
 
 
 def _k(stored: Any, source: Source, file: Path) -> int:
-    if isinstance(stored, Tensor):
-        if stored.numel() != 1:
-            raise InputError(f"{file}: 'k' should be one number, found shape {list(stored.shape)}")
-        stored = stored.item()
+    if isinstance(stored, StoredTensor):
+        stored = one_number(stored.array(), "k", file)
     if stored is not None:
         return number({"k": stored}, "k", file)
     k = source.given.get("k", int)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from saebench.errors import InputError, did_you_mean
 from saebench.registry import FORMATS
 from saebench.sae.reading.files import header, take
-from saebench.sae.reading.mapped import Header
+from saebench.sae.reading.stored import Header
 from saebench.sae.sae import SAEConfig, SAEWeights
 from saebench.sae.source import Entry, Notes, Source
 
@@ -150,12 +149,12 @@ def _weights(source: Source, weights: str, kind: str) -> SAEWeights:
     )
 
 
-def _wide(tensor: Tensor) -> Tensor:
+def _wide(tensor: torch.Tensor) -> torch.Tensor:
     """Return it in float32 if it is stored in less: scales are folded in afterwards."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def _fold(w_enc: Tensor, b_enc: Tensor, tensors: dict[str, Tensor], file: Path) -> Tensor:
+def _fold(w_enc: torch.Tensor, b_enc: torch.Tensor, tensors: dict[str, torch.Tensor], file: Path) -> torch.Tensor:
     """Fold g · (p − mean) / √(var + eps) + h into the encoder, whose matrix is changed in place; return its bias."""
     stats = {key: take(tensors, f"{_NORM}.{key}", file, ndim=(1,)) for key in ("running_mean", "running_var")}
     gain = (stats["running_var"] + _BATCH_NORM_EPS).rsqrt()

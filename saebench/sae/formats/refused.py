@@ -12,8 +12,8 @@ from typing import NamedTuple, NoReturn
 
 from saebench.errors import InputError
 from saebench.registry import FORMATS
-from saebench.sae.reading.mapped import Header
 from saebench.sae.reading.pickle_imports import foreign_class
+from saebench.sae.reading.stored import Header
 from saebench.sae.source import WEIGHTS, Source
 
 _ANY = r".+\.(pt|pth|safetensors)"

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from saebench.errors import InputError
 from saebench.registry import FORMATS
 from saebench.sae.formats._modules import module_sites, transcodes_to
-from saebench.sae.formats._sae_lens import WHITENING, Normalising, modern, normalising, residual
+from saebench.sae.formats._sae_lens import WHITENING, Normalising, modern, normalising, residual, warn_of_positions
 from saebench.sae.pursuit import Pursuit
 from saebench.sae.reading.files import header, n_tokens, number, real, take, text
 from saebench.sae.sae import Activation, SAEConfig, SAEWeights
@@ -73,9 +72,10 @@ class SaeLens:
         scaling = _scaling(cfg, source, notes)
         notes.left_out(_WEIGHTS, set(source.headers(_WEIGHTS)) - {*names, *_SCALING})
         site, site_out = _sites(meta, file, source, notes, transcodes=transcodes)
+        warn_of_positions(meta, file, notes)
         if not isinstance(meta.get("prepend_bos"), bool | None):
             raise InputError(f"{file}: 'prepend_bos' should be true or false, found {meta['prepend_bos']!r}")
-        if architecture in _BATCH and float(source.tensors(_WEIGHTS)["topk_threshold"]) == 0:
+        if architecture in _BATCH and source.number(_WEIGHTS, "topk_threshold") == 0:
             notes.warnings.append("topk_threshold is 0, so it was saved before its first step: every positive latent fires")
         config = SAEConfig(
             activation=_ACTIVATIONS[architecture],
@@ -167,7 +167,7 @@ def _scaling(cfg: dict[str, Any], source: Source, notes: Notes) -> str | None:
     found, d_sae = list(shapes[name].shape), shapes["W_dec"].shape[0]
     if found != [d_sae]:
         raise InputError(f"{weights}: {name} has shape {found}, expected one number for each of {d_sae} latents")
-    if bool((take(source.tensors(_WEIGHTS), name, weights) == 1).all()):
+    if bool((source.array(_WEIGHTS, name) == 1).all()):
         return None
     if cfg.get("finetuning_scaling_factor") is False:
         notes.warnings.append(
@@ -249,7 +249,7 @@ def _weights(plan: _Plan, source: Source) -> SAEWeights:
     )
 
 
-def _threshold(w: dict[str, Tensor]) -> Tensor | None:
+def _threshold(w: dict[str, torch.Tensor]) -> torch.Tensor | None:
     name = next((key for key in ("topk_threshold", "threshold", "log_threshold") if key in w), None)
     if name is None:
         return None
@@ -257,7 +257,7 @@ def _threshold(w: dict[str, Tensor]) -> Tensor | None:
     return threshold.to(torch.promote_types(w["W_enc"].dtype, torch.float32))
 
 
-def _fold_factor(w: dict[str, Tensor], factor: float, rescales: bool) -> None:
+def _fold_factor(w: dict[str, torch.Tensor], factor: float, rescales: bool) -> None:
     """Fold x · s in: W_enc · s, W_dec / s, b_dec / s; a pursuit, whose W_enc is W_dec, keeps its W_dec."""
     w["b_dec"].div_(factor)
     if "W_enc" in w:
@@ -267,7 +267,7 @@ def _fold_factor(w: dict[str, Tensor], factor: float, rescales: bool) -> None:
         w["topk_threshold"] = w["topk_threshold"] / factor
 
 
-def _fold_norms(w: dict[str, Tensor]) -> None:
+def _fold_norms(w: dict[str, torch.Tensor]) -> None:
     """Fold p · ‖W_dec‖ in; a row of length 0 stays one."""
     norms = w["W_dec"].norm(dim=1)
     w["W_enc"].mul_(norms)
@@ -275,7 +275,7 @@ def _fold_norms(w: dict[str, Tensor]) -> None:
     w["W_dec"].div_(norms.clamp(min=_NO_NORM)[:, None])
 
 
-def _fold_whitening(w: dict[str, Tensor], stored: dict[str, Tensor], shifts: bool) -> None:
+def _fold_whitening(w: dict[str, torch.Tensor], stored: dict[str, torch.Tensor], shifts: bool) -> None:
     """Fold z = (x − m) M and x̂ = ẑ M⁻¹ + m in, some columns and rows at a time and in the precision of M."""
     mean, matrix, inverse = stored["mean"], stored["matrix"], stored["inverse_matrix"]
     for columns in w["W_enc"].split(_COLUMNS, dim=1):

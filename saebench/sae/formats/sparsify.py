@@ -13,7 +13,7 @@ from saebench.errors import InputError
 from saebench.registry import FORMATS
 from saebench.sae.formats._modules import module_sites, transcodes_to
 from saebench.sae.reading.files import header, n_tokens, number, take
-from saebench.sae.reading.mapped import Header
+from saebench.sae.reading.stored import Header
 from saebench.sae.sae import SAEConfig, SAEWeights
 from saebench.sae.source import Entry, Notes, Source
 

@@ -11,17 +11,18 @@ import json
 import math
 import struct
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from saebench.errors import InputError, first_line
 from saebench.sae.reading.archives import PlainFile, members
-from saebench.sae.reading.mapped import Header, Maps
-from saebench.sae.reading.torch_files import read_torch
+from saebench.sae.reading.mapped import Maps
+from saebench.sae.reading.stored import BYTES, Header, StoredTensor
+from saebench.sae.reading.torch_files import look_torch, read_torch
 from saebench.sae.reading.unpickle import Foreign
 
 _MAX_HEADER = 2 << 20
@@ -38,11 +39,16 @@ _NUMPY_KINDS = "biufc"
 
 def safetensors_headers(path: Path) -> dict[str, Header]:
     """Return shape and dtype of every tensor of a safetensors file, after checking the header against the file's size."""
+    return {name: one.header for name, one in stored_safetensors(path).items()}
+
+
+def stored_safetensors(path: Path) -> dict[str, StoredTensor]:
+    """Return the tensors of a safetensors file where they lie, checked likewise."""
     with PlainFile(path) as file:
         return _safetensors(file, path)
 
 
-def open_safetensors(path: Path, maps: Maps) -> dict[str, Tensor]:
+def open_safetensors(path: Path, maps: Maps) -> dict[str, torch.Tensor]:
     """Return the tensors of a safetensors file, mapped."""
     from safetensors import SafetensorError, safe_open
 
@@ -59,7 +65,7 @@ def open_safetensors(path: Path, maps: Maps) -> dict[str, Tensor]:
     return tensors
 
 
-def _safetensors(file: PlainFile, path: Path) -> dict[str, Header]:
+def _safetensors(file: PlainFile, path: Path) -> dict[str, StoredTensor]:
     size = file.bytes
     try:
         if size < 8:
@@ -72,12 +78,13 @@ def _safetensors(file: PlainFile, path: Path) -> dict[str, Header]:
         header = json.loads(file.read(length).decode("utf-8"), object_pairs_hook=_once)
         if not isinstance(header, dict):
             raise ValueError("the header is no JSON object")
-        found: dict[str, Header] = {}
+        found: dict[str, StoredTensor] = {}
         spans = []
         for name, one in header.items():
             if name == "__metadata__":
                 continue
-            found[name], span = _stored(name, one)
+            about, span = _described(name, one)
+            found[name] = StoredTensor(path=path, offset=8 + length + span[0], header=about)
             spans.append(span)
         at = 0
         for start, end in sorted(spans):
@@ -91,7 +98,7 @@ def _safetensors(file: PlainFile, path: Path) -> dict[str, Header]:
         raise InputError(f"{path} is not a whole safetensors file ({first_line(error)}); fetch it again") from None
 
 
-def _stored(name: str, about: Any) -> tuple[Header, tuple[int, int]]:
+def _described(name: str, about: Any) -> tuple[Header, tuple[int, int]]:
     """Return what a header says of one tensor: shape and dtype, and where it begins and ends."""
     name.encode()  # halves of a character, which JSON allows, cannot be written anywhere
     shape, kind, (start, end) = about["shape"], about["dtype"], about["data_offsets"]
@@ -100,7 +107,7 @@ def _stored(name: str, about: Any) -> tuple[Header, tuple[int, int]]:
         raise ValueError(f"{name[:80]!r} has an impossible shape or place")
     if not isinstance(kind, str) or kind not in _KINDS:
         raise ValueError(f"{name[:80]!r} is of the unknown dtype {str(kind)[:20]!r}")
-    if end - start != math.prod(shape) * getattr(torch, _KINDS[kind]).itemsize:
+    if end - start != math.prod(shape) * BYTES[_KINDS[kind]]:
         raise ValueError(f"{name[:80]!r} of shape {shape} does not fit its {end - start} bytes")
     return Header(tuple(shape), _KINDS[kind]), (start, end)
 
@@ -115,15 +122,30 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def open_torch(path: Path, maps: Maps, *, inert: Sequence[type] = (), mapped: bool = True) -> Any:
     """Return what ``torch.save`` wrote, if it is made of tensors, numbers, text, lists and dictionaries; tensors are mapped.
 
+    A dtype is a :class:`saebench.sae.reading.pickle_parts.Dtype`, a device its name.
+
     Args:
         path: The file; those of before torch 1.6 are no archives and are read whole.
         maps: Is told which tensors are mapped.
         mapped: Whether tensors are maps of the file.
         inert: Classes that stand in for the file's own ones; each has the ``__module__`` and name of the one that it replaces.
     """
-    stand_ins = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in inert}
+    return _torch(path, inert, lambda stand_ins: read_torch(path, stand_ins, maps if mapped else None))
+
+
+def stored_torch(path: Path, *, inert: Sequence[type] = ()) -> Any:
+    """Return the same with a :class:`saebench.sae.reading.stored.Stored` in the place of each tensor.
+
+    Args:
+        path: The file.
+        inert: As :func:`open_torch`.
+    """
+    return _torch(path, inert, lambda stand_ins: look_torch(path, stand_ins))
+
+
+def _torch(path: Path, inert: Sequence[type], read: Callable[[dict[str, type]], Any]) -> Any:
     try:
-        return read_torch(path, stand_ins, maps if mapped else None)
+        return read({f"{kind.__module__}.{kind.__qualname__}": kind for kind in inert})
     except Foreign as error:
         raise InputError(
             f"{path} is a pickle that wants to run {error.name}; refused, nothing was executed. Convert it to safetensors"
@@ -143,16 +165,22 @@ def load_torch(path: Path) -> dict[str, Any]:
     return loaded
 
 
-def open_npz(path: Path) -> dict[str, Tensor]:
+def open_npz(path: Path) -> dict[str, torch.Tensor]:
     """Return the arrays of a numpy archive as tensors, in memory; objects are refused."""
-    import numpy as np
+    return _arrays(path, npz_headers(path), lambda array: torch.from_numpy(np.ascontiguousarray(array)))
 
-    npz_headers(path)
+
+def _arrays(path: Path, names: Iterable[str], make: Callable[[np.ndarray], Any] = lambda array: array) -> dict[str, Any]:
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return {name: torch.from_numpy(np.ascontiguousarray(archive[name])) for name in archive.files}
+            return {name: make(archive[name]) for name in names}
     except (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, zipfile.BadZipFile, RuntimeError) as error:
         raise InputError(f"{path} is not a whole numpy archive of plain arrays ({first_line(error)}); fetch it again") from None
+
+
+def npz_array(path: Path, name: str) -> np.ndarray:
+    """Return one array of a numpy archive; objects are refused."""
+    return _arrays(path, [name])[name]
 
 
 def npz_headers(path: Path) -> dict[str, Header]:
@@ -172,8 +200,6 @@ def npz_headers(path: Path) -> dict[str, Header]:
 
 
 def _npy(stream: Any, name: str, size: int) -> Header:
-    import numpy as np
-
     version = np.lib.format.read_magic(stream)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"{name!r} is of version {version}")

@@ -11,18 +11,18 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from saebench.errors import InputError, first_line
 from saebench.sae.reading.archives import PlainFile
-from saebench.sae.reading.mapped import Header
+from saebench.sae.reading.stored import Header
 
 _MAX_JSON = 2 << 20
 _MAX_YAML = 128 << 10
 _MAX_DEPTH, _MAX_BITS = 50, 512
 _MOST = 1 << 53
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def _loader() -> Any:
     return Loader
 
 
-def take(tensors: dict[str, Any], key: str, path: Path, *, ndim: tuple[int, ...] | None = None) -> Tensor:
+def take(tensors: dict[str, Any], key: str, path: Path, *, ndim: tuple[int, ...] | None = None) -> torch.Tensor:
     """Return ``tensors[key]``, or say which tensor is missing or what is wrong with it.
 
     Args:
@@ -120,11 +120,11 @@ def take(tensors: dict[str, Any], key: str, path: Path, *, ndim: tuple[int, ...]
     if key not in tensors:
         raise InputError(f"{path} lacks the tensor {key!r}; it has {', '.join(sorted(map(str, tensors)))[:200]}")
     value = tensors[key]
-    if not isinstance(value, Tensor):
+    if not isinstance(value, torch.Tensor):
         raise InputError(f"{path}: {key!r} is a {type(value).__name__}, expected a tensor")
-    if value.dtype not in _FLOATS:
+    if (kind := str(value.dtype).removeprefix("torch.")) not in _FLOATS:
         raise InputError(
-            f"{path}: {key!r} is stored as {str(value.dtype).removeprefix('torch.')}, not as float16, bfloat16, float32 or "
+            f"{path}: {key!r} is stored as {kind}, not as float16, bfloat16, float32 or "
             "float64; undo the quantisation and save it again"
         )
     if not value.numel():
@@ -150,6 +150,13 @@ def header(headers: dict[str, Header], key: str, path: Path, *, ndim: int) -> He
             f"{path}: {key!r} should be {kind}, found shape {list(found.shape)}; the file is damaged or of another kind"
         )
     return found
+
+
+def one_number(array: np.ndarray, key: str, path: Path) -> int | float:
+    """Return the only number of the tensor ``key``, or say that it has another count."""
+    if array.size != 1:
+        raise InputError(f"{path}: {key!r} should be one number, found shape {list(array.shape)}")
+    return array.item()
 
 
 def shown(value: object) -> str:

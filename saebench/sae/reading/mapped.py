@@ -6,36 +6,15 @@ A map is private: what is written to a tensor stays in memory and never reaches 
 from __future__ import annotations
 
 import ctypes
-import math
 import mmap
 import sys
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 _SLAB_BYTES = 8 << 20
 _PAGE = mmap.PAGESIZE
 _DONTNEED = 4
-
-
-class Header(NamedTuple):
-    """What a file says of one tensor."""
-
-    shape: tuple[int, ...]
-    dtype: str
-    """As torch calls it, e.g. ``bfloat16``."""
-
-    @property
-    def ndim(self) -> int:
-        """Return the number of dimensions."""
-        return len(self.shape)
-
-    @property
-    def numel(self) -> int:
-        """Return the number of entries."""
-        return math.prod(self.shape)
 
 
 class Maps:
@@ -44,13 +23,13 @@ class Maps:
     def __init__(self) -> None:
         self._ranges: list[tuple[int, int]] = []
 
-    def add(self, tensors: Iterable[Tensor]) -> None:
+    def add(self, tensors: Iterable[torch.Tensor]) -> None:
         """Remember that these tensors are mapped, not copied."""
         for tensor in tensors:
             storage = tensor.untyped_storage()
             self._ranges.append((storage.data_ptr(), storage.data_ptr() + storage.nbytes()))
 
-    def release(self, tensor: Tensor) -> None:
+    def release(self, tensor: torch.Tensor) -> None:
         """Give the pages of a contiguous mapped tensor back: touched again, it is what the file holds.
 
         Elsewhere than on Linux, and for tensors that are not mapped, nothing happens.
@@ -62,7 +41,7 @@ class Maps:
         if end > start:
             ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _DONTNEED)
 
-    def turned(self, matrix: Tensor) -> Tensor:
+    def turned(self, matrix: torch.Tensor) -> torch.Tensor:
         """Return the transpose of an ``[a, b]`` matrix as a contiguous ``[b, a]`` one, in the same dtype.
 
         Slab by slab, so that at no time both are held whole if the matrix is mapped. Use the matrix no more afterwards.
@@ -77,7 +56,7 @@ class Maps:
         return out
 
 
-def slabs(tensor: Tensor) -> Iterable[Tensor]:
+def slabs(tensor: torch.Tensor) -> Iterable[torch.Tensor]:
     """Yield ``tensor`` in parts along its first dimension, each a contiguous part of some 8 MB."""
     if tensor.ndim == 0 or tensor.nbytes <= _SLAB_BYTES:
         yield tensor.contiguous()
@@ -87,7 +66,7 @@ def slabs(tensor: Tensor) -> Iterable[Tensor]:
         yield tensor[start : start + rows].contiguous()
 
 
-def all_finite(tensor: Tensor) -> bool:
+def all_finite(tensor: torch.Tensor) -> bool:
     """Return whether no entry is NaN or infinite, a slab at a time.
 
     A sum that is finite has finite parts only; where it is not, or overflows, every entry is looked at.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from typing import Any, NamedTuple
-
-import torch
 
 FUNCTIONS = frozenset({
     "torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor_v3",
@@ -12,10 +12,8 @@ FUNCTIONS = frozenset({
     "builtins.complex", "builtins.bytearray", "_codecs.encode",
 })  # fmt: skip
 """What may be called; the interpreter has functions of its own for these."""
-_DTYPES = {name: one for name, one in vars(torch).items() if isinstance(one, torch.dtype)}
-_PLAIN = ("float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
-          "bool", "complex64", "complex128", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")  # fmt: skip
-TENSOR_DTYPES = frozenset(_DTYPES[name] for name in _PLAIN if name in _DTYPES)
+_DTYPE = re.compile(r"bool|(?:b?float|q?u?int|complex|bits)\d+(?:x\d+)?(?:_\w+)?", re.ASCII)
+"""Names of torch's dtypes, of those that are not read too."""
 _STORED = {
     "Double": "float64", "Float": "float32", "Half": "float16", "BFloat16": "bfloat16", "Long": "int64", "Int": "int32",
     "Short": "int16", "Char": "int8", "Byte": "uint8", "Bool": "bool", "ComplexFloat": "complex64", "ComplexDouble": "complex128",
@@ -49,7 +47,7 @@ class Storage(NamedTuple):
     """A run of numbers in the file: ``numel`` of ``dtype``, from ``start`` on in the storage called ``key``."""
 
     key: str
-    dtype: torch.dtype
+    dtype: str
     start: int
     numel: int
     whole: int
@@ -60,7 +58,7 @@ class View(NamedTuple):
     """A tensor as it lies in a storage; the numbers that it covers are all inside."""
 
     storage: Storage
-    dtype: torch.dtype
+    dtype: str
     start: int
     size: tuple[int, ...]
     stride: tuple[int, ...]
@@ -68,10 +66,17 @@ class View(NamedTuple):
     """From ``start`` on, numbers up to the last one that it covers."""
 
 
+@dataclass(frozen=True)
+class Dtype:
+    """A dtype of torch."""
+
+    name: str
+
+
 class Kind(NamedTuple):
     """A kind of storage."""
 
-    dtype: torch.dtype
+    dtype: str
 
 
 class Function(NamedTuple):
@@ -98,9 +103,9 @@ def plain_name(full: str) -> Any:
     if full in FUNCTIONS:
         return Function(full)
     if full == f"torch.{attribute}" and kind is not None:
-        return Kind(_DTYPES[kind])
+        return Kind(kind)
     if full in ("torch.storage.UntypedStorage", "torch.UntypedStorage"):
-        return Kind(torch.uint8)
-    if full == f"torch.{attribute}" and attribute in _DTYPES:
-        return _DTYPES[attribute]
+        return Kind("uint8")
+    if full == f"torch.{attribute}" and _DTYPE.fullmatch(attribute):
+        return Dtype(attribute)
     return Odd(_ODD[full]) if full in _ODD else None

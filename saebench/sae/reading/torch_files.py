@@ -10,16 +10,16 @@ import bisect
 import math
 import struct
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from saebench.sae.reading.archives import Member, PlainFile, is_archive, members
 from saebench.sae.reading.mapped import Maps
+from saebench.sae.reading.stored import BYTES, Header, StoredTensor
 from saebench.sae.reading.unpickle import MAX_PICKLE, Refused, Storage, View, read_pickle
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
@@ -43,12 +43,31 @@ def read_torch(path: Path, stand_ins: Mapping[str, type], maps: Maps | None) -> 
         Refused: It is damaged, or holds something else than plain data and tensors.
         InputError: It is no file, a damaged archive, or changed meanwhile.
     """
-    if is_archive(path):
-        return _read_archive(path, stand_ins, maps)
-    return _read_legacy(path, stand_ins)
+    return _read(path, stand_ins, lambda file, places, whole: _Tensors(path, file, places, maps if whole else None))
 
 
-def _read_archive(path: Path, stand_ins: Mapping[str, type], maps: Maps | None) -> Any:
+def look_torch(path: Path, stand_ins: Mapping[str, type]) -> Any:
+    """Return what a torch file describes with a :class:`StoredTensor` in the place of each tensor; needs no torch.
+
+    Args:
+        path: The file.
+        stand_ins: As :func:`read_torch`, whose errors this raises too.
+    """
+    return _read(path, stand_ins, lambda file, places, _: _Places(path, file, places))
+
+
+def _read(path: Path, stand_ins: Mapping[str, type], maker: Callable[[PlainFile, Mapping[str, Member], bool], _Places]) -> Any:
+    """Return what it describes.
+
+    Args:
+        path: The file.
+        stand_ins: As :func:`read_torch`.
+        maker: Gives what makes tensors, of the file, the places of its storages, and whether these may be mapped.
+    """
+    return (_read_archive if is_archive(path) else _read_legacy)(path, stand_ins, maker)
+
+
+def _read_archive(path: Path, stand_ins: Mapping[str, type], maker: Callable[..., _Places]) -> Any:
     found = members(path, compressed=False)
     tops = [name.removesuffix("/data.pkl") for name in found if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(tops) != 1:
@@ -64,13 +83,13 @@ def _read_archive(path: Path, stand_ins: Mapping[str, type], maps: Maps | None) 
             raise Refused("its numbers are not little-endian")
         start = f"{top}/data/"
         places = {name.removeprefix(start): one for name, one in found.items() if name.startswith(start)}
-        tensors = _Tensors(path, file, places, maps)
-        made = read_pickle(BytesIO(_bytes(file, found[f"{top}/data.pkl"], MAX_PICKLE)), tensors.make, stand_ins)
+        make = maker(file, places, True).make
+        made = read_pickle(BytesIO(_bytes(file, found[f"{top}/data.pkl"], MAX_PICKLE)), make, stand_ins)
         file.check_unchanged(path)
     return made
 
 
-def _read_legacy(path: Path, stand_ins: Mapping[str, type]) -> Any:
+def _read_legacy(path: Path, stand_ins: Mapping[str, type], maker: Callable[..., _Places]) -> Any:
     with PlainFile(path) as file:
         stream = BytesIO(file.read(min(file.bytes, MAX_PICKLE)))
         wanted: dict[str, Storage] = {}
@@ -95,12 +114,12 @@ def _read_legacy(path: Path, stand_ins: Mapping[str, type]) -> Any:
             size = wanted[key].whole
             file.seek(at)
             count = file.read(8)
-            if len(count) < 8 or struct.unpack("<q", count)[0] * wanted[key].dtype.itemsize != size or at + 8 + size > file.bytes:
+            if len(count) < 8 or struct.unpack("<q", count)[0] * BYTES[wanted[key].dtype] != size or at + 8 + size > file.bytes:
                 raise Refused(f"storage {key!r} is cut, or has another size than the list of tensors says")
             places[key] = Member(at + 8, size)
             at += 8 + size
         stream.seek(content)
-        made = read_pickle(stream, _Tensors(path, file, places, None).make, stand_ins)
+        made = read_pickle(stream, maker(file, places, False).make, stand_ins)
         file.check_unchanged(path)
     return made
 
@@ -110,23 +129,23 @@ def _bytes(file: PlainFile, member: Member, limit: int) -> bytes:
     return file.read(min(member.size, limit))
 
 
-class _Tensors:
-    """Makes tensors of what the pickle says of them.
+class _Places:
+    """Finds tensors in the file after what the pickle says of them, and leaves them there."""
 
-    Two tensors that lie in the same bytes (tied weights) each get them for themselves, from a map of its own, so that scales
-    may be folded into one of them in place.
-    """
-
-    def __init__(self, path: Path, file: PlainFile, places: Mapping[str, Member], maps: Maps | None) -> None:
-        self.path, self.file, self.places, self.maps = path, file, places, maps
-        self.bases: dict[int, Any] = {}
-        self.storages: dict[tuple[str, int], Any] = {}
+    def __init__(self, path: Path, file: PlainFile, places: Mapping[str, Member]) -> None:
+        self.path, self.file, self.places = path, file, places
         self.taken: dict[str, list[list[tuple[int, int]]]] = defaultdict(list)
-        self.repeated, self.unread = _REPEATED, _COPIES * file.bytes
+        self.repeated = _REPEATED
 
-    def make(self, view: View) -> Tensor:
-        """Return the tensor."""
-        key, item = view.storage.key, view.dtype.itemsize
+    def make(self, view: View) -> Any:
+        """Return the tensor, or what stands for it."""
+        place, _, _ = self.find(view)
+        at = place.offset + view.start * BYTES[view.dtype]
+        return StoredTensor(path=self.path, offset=at, header=Header(view.size, view.dtype), stride=view.stride)
+
+    def find(self, view: View) -> tuple[Member, int, bool]:
+        """Return (its storage, the first set of tensors that have none of its bytes, whether it repeats numbers)."""
+        key, item = view.storage.key, BYTES[view.dtype]
         place = self.places.get(key)
         if place is None or place.size != view.storage.whole:
             there = "is missing" if place is None else f"has {place.size} bytes and should have {view.storage.whole}"
@@ -136,9 +155,7 @@ class _Tensors:
         self.repeated -= math.prod(view.size) * item if repeats else 0
         if self.repeated < 0:
             raise Refused(f"a tensor of shape {list(view.size)} repeats {view.extent} stored numbers; save it whole")
-        tensor = torch.empty(0, dtype=view.dtype)
-        tensor.set_(self._storage(key, layer, place), view.start, view.size, view.stride)
-        return tensor.contiguous() if repeats else tensor
+        return place, layer, repeats
 
     def _layer(self, key: str, start: int, end: int) -> int:
         """Return the first set of tensors that have none of these bytes, and add them to it."""
@@ -153,6 +170,28 @@ class _Tensors:
             raise Refused(f"more than {_ALIASES} tensors lie in the same bytes")
         self.taken[key].append([(start, end)])
         return len(self.taken[key]) - 1
+
+
+class _Tensors(_Places):
+    """Makes tensors of what the pickle says of them.
+
+    Two tensors that lie in the same bytes (tied weights) each get them for themselves, from a map of its own, so that scales
+    may be folded into one of them in place.
+    """
+
+    def __init__(self, path: Path, file: PlainFile, places: Mapping[str, Member], maps: Maps | None) -> None:
+        super().__init__(path, file, places)
+        self.maps = maps
+        self.bases: dict[int, Any] = {}
+        self.storages: dict[tuple[str, int], Any] = {}
+        self.unread = _COPIES * file.bytes
+
+    def make(self, view: View) -> torch.Tensor:
+        """Return the tensor."""
+        place, layer, repeats = self.find(view)
+        tensor = torch.empty(0, dtype=getattr(torch, view.dtype))
+        tensor.set_(self._storage(view.storage.key, layer, place), view.start, view.size, view.stride)
+        return tensor.contiguous() if repeats else tensor
 
     def _storage(self, key: str, layer: int, place: Member) -> Any:
         if (key, layer) not in self.storages:

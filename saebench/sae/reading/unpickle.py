@@ -14,21 +14,9 @@ from collections.abc import Callable, Mapping
 from io import BytesIO
 from typing import Any
 
-import torch
-
 from saebench.errors import InputError
-from saebench.sae.reading.pickle_parts import (
-    TENSOR_DTYPES,
-    Foreign,
-    Function,
-    Kind,
-    Odd,
-    Refused,
-    Storage,
-    View,
-    full_name,
-    plain_name,
-)
+from saebench.sae.reading.pickle_parts import Dtype, Foreign, Function, Kind, Odd, Refused, Storage, View, full_name, plain_name
+from saebench.sae.reading.stored import BYTES
 
 MAX_PICKLE = 16 << 20
 """Bytes of a list of tensors."""
@@ -205,7 +193,7 @@ class _Machine:
         kind, key, numel, view = found[1], found[2], found[4], found[5] if len(found) == 6 else None
         if not isinstance(kind, Kind) or not isinstance(key, str) or not _count(numel):
             raise Refused("it refers to an impossible storage")
-        start, whole = 0, numel * kind.dtype.itemsize
+        start, whole = 0, numel * BYTES[kind.dtype]
         if view is not None:  # files of 2017: a storage inside another one
             _, start, inner = view
             if not _count(start) or not _count(inner) or start + inner > numel:
@@ -222,7 +210,7 @@ class _Machine:
 
     def rebuild(
         self, storage: Any, offset: Any, size: Any, stride: Any, _grad: Any = None, hooks: Any = None, metadata: Any = None,
-        dtype: torch.dtype | None = None,
+        dtype: Dtype | None = None,
     ) -> Any:  # fmt: skip
         if not isinstance(storage, Storage) or hooks or metadata:
             raise Refused("a tensor is made of something that is no storage")
@@ -230,22 +218,22 @@ class _Machine:
         self.spend(len(size) + len(stride))
         if len(size) != len(stride) or len(size) > _DIMENSIONS or not all(map(_count, (offset, *size, *stride))):
             raise Refused("a tensor has an impossible shape or strides")
-        kind = dtype or storage.dtype
-        if kind not in TENSOR_DTYPES:
-            raise Refused(f"it holds a tensor of {str(kind).removeprefix('torch.')}; save plain numbers")
-        there = storage.numel * storage.dtype.itemsize // kind.itemsize
+        kind = dtype.name if dtype else storage.dtype
+        if kind not in BYTES:
+            raise Refused(f"it holds a tensor of {kind}; save plain numbers")
+        there = storage.numel * BYTES[storage.dtype] // BYTES[kind]
         extent = sum((n - 1) * step for n, step in zip(size, stride, strict=True)) + 1 if math.prod(size) else 0
         if offset + extent > there:
             raise Refused(f"a tensor of shape {list(size)} reaches beyond the {there} numbers that are stored for it")
-        if storage.start * storage.dtype.itemsize % kind.itemsize:
+        if storage.start * BYTES[storage.dtype] % BYTES[kind]:
             raise Refused("a tensor begins in the middle of a number")
-        start = storage.start * storage.dtype.itemsize // kind.itemsize + offset
+        start = storage.start * BYTES[storage.dtype] // BYTES[kind] + offset
         return self.tensor(View(storage, kind, start, size, stride, extent))
 
     def rebuild_v3(
         self, storage: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, metadata: Any = None
     ) -> Any:
-        if not isinstance(dtype, torch.dtype):
+        if not isinstance(dtype, Dtype):
             raise Refused("a tensor is of no dtype")
         return self.rebuild(storage, offset, size, stride, grad, hooks, metadata, dtype)
 
@@ -275,10 +263,10 @@ class _Machine:
             raise Refused("it holds an impossible number")
         return complex(real, imaginary)
 
-    def device(self, name: Any, index: Any = None) -> torch.device:
+    def device(self, name: Any, index: Any = None) -> str:
         if not isinstance(name, str) or not (index is None or _count(index)):
             raise Refused("it names an impossible device")
-        return torch.device(name) if index is None else torch.device(name, index)
+        return name if index is None else f"{name}:{index}"
 
     def size_of(self, size: Any = ()) -> tuple[int, ...]:
         if not isinstance(size, list | tuple) or not all(map(_count, size)):

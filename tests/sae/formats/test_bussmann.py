@@ -125,7 +125,7 @@ def test_thresholds(tmp_path: Path) -> None:
             load_sae(written(tmp_path / f"{kind}-old", kind, {}))
         with pytest.raises(InputError, match="0 or more"):
             load_sae(written(tmp_path / f"{kind}-bad", kind, {"threshold": torch.tensor(-1.0)}))
-        with pytest.raises(InputError, match="0 or more"):
+        with pytest.raises(InputError, match="should be one number"):
             load_sae(written(tmp_path / f"{kind}-many", kind, {"threshold": torch.ones(3)}))
         never = load_sae(written(tmp_path / f"{kind}-never", kind, {"threshold": torch.tensor(0.0)}))
         assert any("never estimated" in line for line in never.config.warnings)

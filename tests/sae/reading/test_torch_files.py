@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from saebench.errors import InputError
-from saebench.sae.reading.containers import load_torch, open_torch
+from saebench.sae.reading import stored
+from saebench.sae.reading.containers import load_torch, open_torch, stored_torch
 from saebench.sae.reading.inert import Inert, stand_ins
 from saebench.sae.reading.mapped import Maps
 from tests.sae.formats.cases import D, S, rand
@@ -57,6 +58,8 @@ def optimizer() -> Any:
 def same(a: Any, b: Any) -> None:
     if isinstance(a, Tensor):
         assert (a.dtype, a.shape) == (b.dtype, b.shape) and torch.equal(a.detach(), b) and not b.requires_grad
+    elif isinstance(a, torch.dtype | torch.device):
+        assert str(a).removeprefix("torch.") == getattr(b, "name", b)
     elif isinstance(a, dict):
         assert type(a) is type(b) and list(a) == list(b)
         for key in a:
@@ -77,6 +80,33 @@ def test_what_torch_writes(tmp_path: Path, made: Callable[[], Any], zipped: bool
     torch.save(content, file, _use_new_zipfile_serialization=zipped, pickle_protocol=protocol)
     same(content, open_torch(file, Maps()))
     same(content, load_torch(file))
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["archive", "legacy"])
+@pytest.mark.parametrize("made", [views, kinds])
+def test_tensors_may_be_left_where_they_lie(tmp_path: Path, made: Callable[[], Any], zipped: bool) -> None:
+    file, content = tmp_path / "x.pt", made()
+    torch.save(content, file, _use_new_zipfile_serialization=zipped)
+    found = stored_torch(file)
+    assert list(found) == list(content)
+    for key, tensor in content.items():
+        header, array = found[key].header, found[key].array()
+        assert header == (tensor.shape, str(tensor.dtype).removeprefix("torch.")) and array.shape == tensor.shape
+        assert torch.equal(torch.tensor(array).to(tensor.dtype), tensor.detach())
+
+
+def test_what_is_left_there_is_small_when_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save({"w": rand(S, D), "odd": torch.ones(3).to(torch.float8_e5m2)}, tmp_path / "x.pt")
+    found = stored_torch(tmp_path / "x.pt")
+    with pytest.raises(InputError, match=r"x\.pt has a tensor of float8_e5m2 \[3\] where a few numbers are expected"):
+        found["odd"].array()
+    monkeypatch.setattr(stored, "_SMALL", 4 * S * D - 1)
+    with pytest.raises(InputError, match=r"x\.pt has a tensor of float32"):
+        found["w"].array()
+    monkeypatch.undo()
+    (tmp_path / "x.pt").write_bytes((tmp_path / "x.pt").read_bytes()[:300])
+    with pytest.raises(InputError, match="changed while it was read"):
+        found["w"].array()
 
 
 def test_dtypes_that_have_no_storage_of_their_own(tmp_path: Path) -> None:
