@@ -6,8 +6,8 @@ Files of about 1 GB in float32 are written to ``--folder`` and taken away again.
 that of the resident memory, pages of mapped files included, less what was resident before it. The peers give tensors back and
 read each number once (a sum), as mapped ones would otherwise not be read at all. ``load_sae`` besides checks that all are
 finite, hashes them and makes the SAE, so the peers are also measured with that check and that hash, made as one would without
-care. ``inspect`` is the whole process from the shell, in seconds of the clock and of the processor, beside one that only
-imports torch.
+care. ``inspect`` is the whole process from the shell, in seconds of the clock and of the processor, beside one that does nothing
+and one that only imports torch; ``--only inspect`` measures that alone and leaves the other figures of the file as they are.
 """
 
 from __future__ import annotations
@@ -159,37 +159,52 @@ def measure(name: str, path: Path, rounds: int) -> dict[str, Any]:
     return row
 
 
+def processes(paths: dict[str, Path], rounds: int) -> dict[str, dict[str, Any]]:
+    """Return the seconds of whole processes, in turn: ``inspect`` of each SAE, and what a process costs anyway."""
+    python = [sys.executable]
+    words = {f"python -c {code!r}": [*python, "-c", code] for code in ("pass", "import torch")}
+    words |= {f"saebench inspect, {name}": [*python, "-m", "saebench", "inspect", str(path)] for name, path in paths.items()}
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in words}
+    for _ in range(rounds):
+        for name, command in words.items():
+            runs[name].append(called(command))
+    return {
+        name: {
+            "wall_s": middle([one["wall"] for one in found]),
+            "wall_s_min": round(min(one["wall"] for one in found), 2),
+            "wall_s_max": round(max(one["wall"] for one in found), 2),
+            "cpu_s": middle([one["cpu"] for one in found]),
+            "rounds": rounds,
+        }
+        for name, found in runs.items()
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--one", nargs=2, metavar=("KIND", "PATH"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help="where the files are written; a temporary folder if absent")
     parser.add_argument("--d-sae", type=int, default=65536)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", choices=["load", "inspect"])
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     if args.one:
         return one(*args.one)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         paths = write(Path(folder), args.d_sae)
-        rows = [measure(name, path, args.rounds) for name, path in paths.items()]
-        shell: dict[str, dict[str, Any]] = {
-            "python -c 'import torch'": {"words": [sys.executable, "-c", "import torch"], "runs": []}
-        }
-        for name, path in paths.items():
-            shell[f"saebench inspect, {name}"] = {"words": [sys.executable, "-m", "saebench", "inspect", str(path)], "runs": []}
-        for _ in range(args.rounds):
-            for one_ in shell.values():
-                one_["runs"].append(called(one_["words"]))
-    whole = {
-        name: {"wall_s": middle([r["wall"] for r in found["runs"]]), "cpu_s": middle([r["cpu"] for r in found["runs"]])}
-        for name, found in shell.items()
-    }
-    for row in rows:
+        found: dict[str, Any] = {}
+        if args.only != "inspect":
+            found["load"] = [measure(name, path, args.rounds) for name, path in paths.items()]
+        if args.only != "load":
+            found["process"] = processes(paths, args.rounds)
+    for row in found.get("load", []):
         print(row)
-    for name, row in whole.items():
+    for name, row in found.get("process", {}).items():
         print(f"{name:60s}{row}")
     if args.json:
-        args.json.write_text(json.dumps({"load": rows, "process": whole}, indent=1) + "\n")
+        before = json.loads(args.json.read_text()) if args.json.exists() else {}
+        args.json.write_text(json.dumps(before | found, indent=1) + "\n")
 
 
 if __name__ == "__main__":
