@@ -12,13 +12,14 @@ from torch import nn
 
 from saebench.errors import InputError
 
+from .reference_init import begin
 from .reference_text import END_ID
 
 _NOT_IDENTITY = {"out", "device", "workers", "checkpoint_every"}
 """Settings that change nothing in the numbers but, at most, their rounding."""
 _AT_LEAST = {
     "steps": 1, "batch_size": 1, "context_length": 4, "d_model": 1, "n_layers": 1, "n_heads": 1, "tokenizer_documents": 1,
-    "warmup": 0, "decay_steps": 0,
+    "warmup": 0, "decay_steps": 0, "short_length": 2, "short_steps": 0, "repeat_weight": 0,
     "eval_every": 1, "eval_contexts": 1, "checkpoint_every": 1, "patience": 0, "stop_gap": 0, "weight_decay": 0,
     "workers": -1,
 }  # fmt: skip
@@ -41,7 +42,12 @@ class ReferenceConfig:
     n_heads: int = _of(8, "Heads of a block.")
     vocab_size: int = _of(4096, "Tokens of the BPE.")
     tokenizer_documents: int = _of(10_000, "Documents that the BPE is trained on.")
-    lr: float = _of(5e-3, "Learning rate of Muon and AdamW at its highest.")
+    short_length: int = _of(64, "Tokens of a context at first; doubled in stages.")
+    short_steps: int = _of(900, "Steps until contexts have their whole length.")
+    repeat_weight: float = _of(
+        6.0, "What rare tokens that were said before count in the loss, until --short-steps; then it falls to 1."
+    )
+    lr: float = _of(3e-3, "Learning rate of Muon and AdamW at its highest; embeddings of tokens have three times this.")
     warmup: int = _of(100, "Steps over which the learning rate rises.")
     decay_steps: int = _of(2_000, "Last steps, over which it falls to 0.")
     weight_decay: float = _of(0.1, "Of matrices and embeddings; biases and norms have none.")
@@ -64,6 +70,8 @@ def check(config: ReferenceConfig) -> None:
         raise InputError(f"--lr must be more than 0, got {config.lr}")
     if config.decay_steps > config.steps:
         raise InputError(f"--decay-steps {config.decay_steps} is more than --steps {config.steps}; make it smaller")
+    if config.d_model % 2:
+        raise InputError(f"--d-model must be even, got {config.d_model}: positions are pairs of sine and cosine")
     if config.d_model % config.n_heads:
         raise InputError(f"--d-model {config.d_model} does not divide by --n-heads {config.n_heads}; choose a multiple")
 
@@ -94,6 +102,7 @@ def make_model(config: ReferenceConfig) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model: Any = GPT2LMHeadModel(about).train()
+    begin(model, config.seed)
     for block in model.transformer.h:
         block.mlp.act = nn.GELU(approximate="tanh")  # what gelu_new computes, in one pass: a third more tokens a second
     return model

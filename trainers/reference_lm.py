@@ -34,6 +34,7 @@ from .checkpoint import checkpoint_file, load_checkpoint, save_checkpoint
 from .ranks import Ranks
 from .reference_card import Row, write_card, write_curve
 from .reference_config import ReferenceConfig, check, command, make_model, settings
+from .reference_lessons import Lessons
 from .reference_optim import Optimizer, learning_rate
 from .reference_text import HeldOut, TextStream, held_out, save_tokenizer, train_tokenizer
 from .script import exit_code
@@ -69,6 +70,8 @@ class ReferenceTrainer:
         self._text = TextStream(tokenizer, seed=config.seed, part="train", workers=_workers(config, self.device), **length)
         more = {"seed": config.seed + 1, "n_contexts": config.eval_contexts, **length}
         self._held_out = {part: held_out(tokenizer, part=part, **more) for part in _PARTS}
+        counts = torch.bincount(self._held_out["train"].tokens.flatten(), minlength=config.vocab_size)
+        self._lessons = Lessons(config, self._text, counts)
         self.step, self.seconds = 0, 0.0
         self.rows: list[Row] = []
         self._pending: list[tuple[int, Tensor, Tensor]] = []
@@ -104,17 +107,19 @@ class ReferenceTrainer:
         finally:
             self._text.close()
 
-    def loss(self, tokens: Int[Tensor, "B L"], targets: Int[Tensor, "B L"]) -> Float[Tensor, " P"]:
+    def loss(
+        self, tokens: Int[Tensor, "B L"], targets: Int[Tensor, "B L"], positions: Int[Tensor, "B L"] | None = None
+    ) -> Float[Tensor, " P"]:
         """Return CE of each of the ``B·L`` predictions, in nats; bfloat16 autocast on CUDA, the softmax in float32."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            logits = self.model(input_ids=tokens, use_cache=False).logits
+            logits = self.model(input_ids=tokens, position_ids=positions, use_cache=False).logits
         return nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
 
     def _one_step(self, progress: SilentProgress) -> None:
         config = self.config
-        tokens = self._text.batch(config.batch_size)
-        tokens = tokens.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tokens
-        loss = self.loss(tokens[:, :-1], tokens[:, 1:]).mean()
+        lesson = self._lessons.lesson(self.step)
+        tokens, positions, weights = (self._there(part) for part in (lesson.tokens, lesson.positions, lesson.weights))
+        loss = (self.loss(tokens[:, :-1], tokens[:, 1:], positions) * weights).mean()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), _CLIP)
         self._optimizer.step(self.step)
@@ -127,6 +132,9 @@ class ReferenceTrainer:
             self._evaluate(progress)
         if self.step % config.checkpoint_every == 0 and not last:
             self.save()
+
+    def _there(self, part: Tensor) -> Tensor:
+        return part.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else part
 
     def _look(self, progress: SilentProgress) -> None:
         """Look at the losses taken since the last time; raises ``IncompleteError`` at the first bad one."""

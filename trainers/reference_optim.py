@@ -19,22 +19,28 @@ from .reference_config import ReferenceConfig
 
 _BETAS = (0.9, 0.95)
 _MOMENTUM = 0.95
+_TOKENS, _POSITIONS = 3.0, 0.05
+"""Rates of the embeddings as multiples of the learning rate."""
 
 
 class Muon(torch.optim.Optimizer):
     """Muon for matrices, as ``torch.optim.Muon`` with ``adjust_lr_fn="match_rms_adamw"``, in a dtype of choice.
 
+    A matrix that is several side by side is taken apart: their singular values have nothing to do with each other.
+
     With momentum M ← 0.95·M + 0.05·G and U = 0.05·G + 0.95·M (Nesterov), W ← (1 − lr·λ)·W − 0.2·√max(rows, columns)·lr·orth(U).
 
     Args:
-        params: Matrices.
+        params: Matrices, or groups of them with ``parts``: of how many of equal width each one is made.
         lr: Learning rate.
         weight_decay: λ.
         dtype: In which :func:`orthogonal` computes.
     """
 
-    def __init__(self, params: Iterable[nn.Parameter], *, lr: float, weight_decay: float, dtype: torch.dtype) -> None:
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
+    def __init__(
+        self, params: Iterable[nn.Parameter] | Iterable[dict[str, Any]], *, lr: float, weight_decay: float, dtype: torch.dtype
+    ) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "parts": 1})
         self._dtype = dtype
 
     @torch.no_grad()
@@ -47,9 +53,10 @@ class Muon(torch.optim.Optimizer):
                     continue
                 momentum = self.state[weight].setdefault("momentum", torch.zeros_like(weight))
                 momentum.lerp_(weight.grad, 1 - _MOMENTUM)
-                update = orthogonal(weight.grad.lerp(momentum, _MOMENTUM).to(self._dtype)).to(weight.dtype)
+                update = weight.grad.lerp(momentum, _MOMENTUM).to(self._dtype)
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
-                weight.add_(update, alpha=-0.2 * math.sqrt(max(weight.shape)) * group["lr"])
+                for own, its in zip(weight.chunk(group["parts"], 1), update.chunk(group["parts"], 1), strict=True):
+                    own.add_(orthogonal(its).to(own.dtype), alpha=-0.2 * math.sqrt(max(own.shape)) * group["lr"])
 
 
 def orthogonal(matrix: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
@@ -70,25 +77,35 @@ class Optimizer:
     """Both optimisers as one.
 
     Args:
-        model: A GPT-2: two-dimensional parameters of its blocks go to Muon, embeddings to AdamW with weight decay, biases and
-            norms to AdamW without.
+        model: A GPT-2: two-dimensional parameters of its blocks go to Muon, those of queries, keys and values apart; the rest to
+            AdamW, embeddings of tokens with weight decay and three times the rate, those of positions with a twentieth of it
+            (they begin as sinusoids), biases and norms.
         config: Learning rate and weight decay.
         fused: For CUDA: AdamW's single kernel, and Muon in bfloat16.
     """
 
     def __init__(self, model: nn.Module, config: ReferenceConfig, *, fused: bool) -> None:
-        matrices: list[nn.Parameter] = []
-        embeddings: list[nn.Parameter] = []
-        others: list[nn.Parameter] = []
+        groups: dict[str, list[nn.Parameter]] = {name: [] for name in ("qkv", "matrices", "wte", "wpe", "others")}
         for name, parameter in model.named_parameters():
-            (others if parameter.ndim < 2 else matrices if ".h." in name else embeddings).append(parameter)
+            if parameter.ndim < 2:
+                kind = "others"
+            elif ".h." in name:
+                kind = "qkv" if "attn.c_attn" in name else "matrices"
+            else:
+                kind = "wpe" if "wpe" in name else "wte"
+            groups[kind].append(parameter)
         self._config = config
         self._parts: list[torch.optim.Optimizer] = [
             Muon(
-                matrices, lr=config.lr, weight_decay=config.weight_decay, dtype=torch.bfloat16 if fused else torch.float32
+                [{"params": groups["qkv"], "parts": 3, "rate": 1.0}, {"params": groups["matrices"], "rate": 1.0}],
+                lr=config.lr, weight_decay=config.weight_decay, dtype=torch.bfloat16 if fused else torch.float32,
             ),
             torch.optim.AdamW(
-                [{"params": embeddings, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
+                [
+                    {"params": groups["wte"], "weight_decay": config.weight_decay, "rate": _TOKENS},
+                    {"params": groups["wpe"], "weight_decay": 0.0, "rate": _POSITIONS},
+                    {"params": groups["others"], "weight_decay": 0.0, "rate": 1.0},
+                ],
                 lr=config.lr, betas=_BETAS, fused=fused,
             ),
         ]  # fmt: skip
@@ -97,7 +114,7 @@ class Optimizer:
         """Take step ``at``, the first being 0, and forget the gradients."""
         for part in self._parts:
             for group in part.param_groups:
-                group["lr"] = learning_rate(self._config, at)
+                group["lr"] = group["rate"] * learning_rate(self._config, at)
             part.step()
             part.zero_grad(set_to_none=True)
 

@@ -138,9 +138,15 @@ class TextStream:
         self._next = 0
         self._rest = np.zeros(0, dtype=np.uint16)
 
-    def batch(self, n: int) -> Int[Tensor, "B L1"]:
-        """Return the next ``n`` contexts, each with the token behind it (``L1`` = L + 1), so every position has a target."""
-        body = self._length - 1
+    def batch(self, n: int, length: int | None = None) -> Int[Tensor, "B L1"]:
+        """Return the next ``n`` contexts, each with the token behind it (``L1`` = L + 1), so every position has a target.
+
+        Args:
+            n: ``B``.
+            length: ``L``, if it is not ``context_length``.
+        """
+        length = length or self._length
+        body = length - 1
         parts, have = [self._rest], len(self._rest)
         while have < n * body + 1:
             parts.append(self._read().ids)
@@ -148,7 +154,7 @@ class TextStream:
         stream = np.concatenate(parts)
         self._rest = stream[n * body :]
         windows = np.lib.stride_tricks.sliding_window_view(stream[: n * body + 1], body + 1)[::body]
-        contexts = np.full((n, self._length + 1), END_ID, dtype=np.int64)
+        contexts = np.full((n, length + 1), END_ID, dtype=np.int64)
         contexts[:, 1:] = windows
         return torch.from_numpy(contexts)
 

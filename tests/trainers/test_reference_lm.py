@@ -200,8 +200,8 @@ def test_resume_ends_in_the_same_bytes(finished, tmp_path, monkeypatch):
 def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(tmp_path, monkeypatch):
     loss, calls = ReferenceTrainer.loss, itertools.count()
 
-    def broken(self: ReferenceTrainer, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        value = loss(self, tokens, targets)
+    def broken(self: ReferenceTrainer, *read: torch.Tensor) -> torch.Tensor:
+        value = loss(self, *read)
         return value * math.nan if self.model.training and next(calls) == 8 else value
 
     monkeypatch.setattr(ReferenceTrainer, "loss", broken)
