@@ -10,7 +10,7 @@ import click
 from saebench.cli.lazy_torch import put_off_torch
 from saebench.cli.output import json_option, put_json, put_rows, put_text, say
 from saebench.cli.sae_options import pairs, set_option
-from saebench.errors import one_line
+from saebench.errors import InputError, one_line
 
 _NEEDED_BY_SOME = ("k", "norm_scale", "pursuit", "site_out")
 """What is none of an SAE's business where its activation, its normalisation or its kind does not ask for it."""
@@ -22,15 +22,20 @@ _LONGEST = 80
 @click.argument("path")
 @click.option("--format", metavar="FORMAT", help="File format, if it is not recognised.")
 @click.option("--select", metavar="GLOB", help="List only these SAEs of a folder of many.")
-@click.option("--hash/--no-hash", default=None, help="Whether weights are read, checked and hashed; up to 128 MB they are.")
+@click.option("--hash", is_flag=True, help="Read, check and hash the weights even if they are large (above 128 MB).")
+@click.option("--headers-only", is_flag=True, help="Read no weights, small ones neither, which is quicker.")
 @set_option
 @json_option
-def inspect(path: str, format: str | None, select: str | None, hash: bool | None, given: tuple[str, ...], as_json: bool) -> int:
+def inspect(
+    path: str, format: str | None, select: str | None, hash: bool, headers_only: bool, given: tuple[str, ...], as_json: bool
+) -> int:
     """Say what the SAE at PATH is: format, architecture, shapes, site, normalisation, hash, assumptions, warnings.
 
     PATH is a folder, a file, FILE#PART, `reference:NAME`, `hub:REPO[:FOLDER]` or `saelens:RELEASE/ID`. Of a folder that holds
     several, each is one row. Settings and headers are read; weights only to hash them.
     """
+    if hash and headers_only:
+        raise InputError("--hash reads the weights and --headers-only does not; give one of them")
     put_off_torch()
     from saebench.sae.find import find_names
     from saebench.sae.inspect import inspect_sae, list_saes
@@ -47,7 +52,7 @@ def inspect(path: str, format: str | None, select: str | None, hash: bool | None
             chosen = "GLOB" if select is None else shlex.quote(select)
             say(f"{len(rows)} SAE{'s' * (len(rows) > 1)}; to score: saebench run --sae {path} --select {chosen}")
         return 0
-    found = inspect_sae(path, format=format, given=told, hash=hash)
+    found = inspect_sae(path, format=format, given=told, hash=False if headers_only else hash or None)
     put_json(found) if as_json else put_text(_text(found))
     return 0
 

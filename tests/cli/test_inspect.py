@@ -113,6 +113,11 @@ def test_large_weights_are_hashed_when_asked(
     assert unread["sha256"] is None and unread["tensors"]["W_enc"] == [12, 24]
     assert main(["inspect", path, "--json", "--hash"]) == 0
     assert len(json.loads(capsys.readouterr().out)["sha256"]) == 64
+    monkeypatch.undo()
+    assert main(["inspect", path, "--json", "--headers-only"]) == 0
+    assert json.loads(capsys.readouterr().out) == unread
+    assert main(["inspect", path, "--hash", "--headers-only"]) == 2
+    assert "give one of them" in lines(capsys)[1]
 
 
 def test_bytes_are_those_of_the_files_that_it_is_read_from(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ ONE_BY_ONE = """
 import json, sys
 from saebench.cli import main
 for name, words in json.loads(sys.argv[1]).items():
-    code = main(["inspect", "--no-hash", *words])
+    code = main(["inspect", "--headers-only", *words])
     if code or "torch._C" in sys.modules:
         sys.exit(f"{name}: exit code {code}, torch was loaded or the SAE not shown")
 """
@@ -63,7 +63,7 @@ def packages(modules: set[str]) -> set[str]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_header_is_read_without_torch(kind: str, tmp_path: Path):
-    found = packages(imported("--no-hash", *words_of(write_fixture(kind, tmp_path))))
+    found = packages(imported("--headers-only", *words_of(write_fixture(kind, tmp_path))))
     assert "saebench" in found and not found & HEAVY
 
 
