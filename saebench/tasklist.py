@@ -93,7 +93,7 @@ def read_tasks(folder: Traversable) -> dict[str, TaskSpec]:
     for file in sorted(folder.iterdir(), key=lambda f: f.name):
         if not file.name.endswith(".yaml") or file.name == _SUITES:
             continue
-        task = _task(_load_yaml(file), file.name)
+        task = _task(load_yaml(file), file.name)
         if task.name in found:
             raise InputError(f"{origin[task.name]} and {file.name} both define task {task.name!r}; rename one of them")
         found[task.name], origin[task.name] = task, file.name
@@ -102,7 +102,7 @@ def read_tasks(folder: Traversable) -> dict[str, TaskSpec]:
 
 def read_suites(folder: Traversable) -> dict[str, SuiteSpec]:
     """Return every suite of ``folder``'s ``suites.yaml`` by name, in the file's order; ``InputError`` as for tasks."""
-    data = _load_yaml(folder / _SUITES)
+    data = load_yaml(folder / _SUITES)
     return {
         name: validate(SuiteSpec, body | {"name": name} if isinstance(body, dict) else body, f"{_SUITES}, {name}")
         for name, body in data.items()
@@ -132,7 +132,7 @@ def load_task(name: str) -> TaskSpec:
     if not name.endswith((".yaml", ".yml")):
         return _pick("task", name, _tasks())
     file = Path(name).expanduser()
-    task = _task(_load_yaml(file), name)
+    task = _task(load_yaml(file), name)
     if task.name in _tasks():
         raise InputError(f"{name}: the task {task.name!r} comes with saebench; give yours another name")
     return task
@@ -159,7 +159,8 @@ def _pick(kind: str, name: str, known: dict[str, Named]) -> Named:
     return known[name]
 
 
-def _load_yaml(file: Traversable) -> dict[str, Any]:
+def load_yaml(file: Traversable) -> dict[str, Any]:
+    """Return what a YAML file holds; not readable, a key given twice or no mapping raises ``InputError``."""
     import yaml
 
     class Loader(yaml.SafeLoader):

@@ -15,13 +15,16 @@ from typing import Any
 from saebench.errors import InputError, first_line
 
 Row = dict[str, Any]
+PARQUET = "refs/convert/parquet"
+"""The branch where the hub keeps every data set as Parquet; the way to those whose own files are a script."""
 _BUFFER = 10_000
 """Rows in the hub stream's shuffle buffer; part of what the seed means."""
+_ADVICE = "Name a mirror with --data-dir, or give a text file with --corpus"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Rows and where they came from. ``local`` rows come in a fixed order; hub streams are shuffled by seed already."""
+    """Rows and where they came from. ``local`` rows come in file order; hub streams are shuffled by seed, if at all."""
 
     rows: Iterator[Row]
     origin: str
@@ -39,7 +42,7 @@ def mirror_file(id: str, config: str | None, split: str, data_dir: Path | None) 
     Raises:
         InputError: The folder of the mirror does not exist.
     """
-    root = _mirror(data_dir)
+    root = mirror_root(data_dir)
     if root is None:
         return None
     if not root.is_dir():
@@ -54,14 +57,15 @@ def mirror_file(id: str, config: str | None, split: str, data_dir: Path | None) 
     return None
 
 
-def _mirror(data_dir: Path | None) -> Path | None:
+def mirror_root(data_dir: Path | None) -> Path | None:
+    """Return the folder of the local mirror that is told of, if any."""
     told = os.environ.get("SAEBENCH_DATA")
     return data_dir or (Path(told) if told else None)
 
 
 def load_rows(
-    id: str, *, config: str | None = None, split: str = "train", revision: str | None = None, seed: int = 0,
-    data_dir: Path | None = None,
+    id: str, *, config: str | None = None, split: str = "train", revision: str | None = None, seed: int | None = 0,
+    data_dir: Path | None = None, advice: str = _ADVICE,
 ) -> Rows:  # fmt: skip
     """Return the rows of one split.
 
@@ -69,9 +73,11 @@ def load_rows(
         id: Hub id, ``owner/name``.
         config: Configuration, where the data set has several.
         split: Name of the split.
-        revision: Hub revision; the present one if ``None``. Rows of a mirror have none.
-        seed: Seed of the hub stream's buffer shuffle.
+        revision: Hub revision; the present one if ``None``; ``PARQUET`` for a data set that is a script. Rows of a mirror
+            have none.
+        seed: Seed of the hub stream's buffer shuffle; ``None`` leaves it in the file's order.
         data_dir: Folder of the mirror.
+        advice: What to do if it is not to be had, for the message.
 
     Raises:
         InputError: Not an id, not in the mirror and not to be had from the hub.
@@ -84,10 +90,12 @@ def load_rows(
     path = mirror_file(id, config, split, data_dir)
     if path is not None:
         return Rows(rows=read_jsonl(path), origin=f"mirror:{id}/{path.parent.name}/{path.name}", local=True)
-    return _hub(id, config, split, revision, seed, root=_mirror(data_dir))
+    return _hub(id, config, split, revision, seed, root=mirror_root(data_dir), advice=advice)
 
 
-def _hub(id: str, config: str | None, split: str, revision: str | None, seed: int, *, root: Path | None) -> Rows:
+def _hub(
+    id: str, config: str | None, split: str, revision: str | None, seed: int | None, *, root: Path | None, advice: str
+) -> Rows:
     import datasets
     import huggingface_hub
 
@@ -99,15 +107,19 @@ def _hub(id: str, config: str | None, split: str, revision: str | None, seed: in
         there = f"; the mirror has {', '.join(files[:6])}" if files else ""
         return InputError(
             f"cannot get the data set {id} ({config or 'default'}, {split}) from the hub ({text[:200]}), and {mirror}"
-            f"{there}. Name a mirror with --data-dir, or give a text file with --corpus"
+            f"{there}. {advice}"
         )
 
     # the library raises many kinds for missing data and missing network, at the start and in mid-stream
     try:
         # asked first: it fails at once without a network, where load_dataset tries for 20 seconds
         commit = huggingface_hub.HfApi().dataset_info(id, revision=revision, timeout=20).sha
-        stream = datasets.load_dataset(id, config, split=split, streaming=True, revision=commit)
-        rows = iter(stream.shuffle(seed=seed, buffer_size=_BUFFER))
+        if revision == PARQUET:  # that branch has folders, and nothing that says which configuration they are
+            files = {split: f"{config or 'default'}/{split}/*.parquet"}
+            stream = datasets.load_dataset(id, data_files=files, split=split, streaming=True, revision=commit)
+        else:
+            stream = datasets.load_dataset(id, config, split=split, streaming=True, revision=commit)
+        rows = iter(stream if seed is None else stream.shuffle(seed=seed, buffer_size=_BUFFER))
         first = next(rows, None)
     except Exception as error:
         raise refuse(error) from None
