@@ -66,11 +66,14 @@ def run(config: RunConfig, progress: Progress | SilentProgress | None = None) ->
     _check(config)
     plan = make_plan(config)
     report = RunReport(plan=plan.rows())
-    for item in plan.items:
+    told: set[tuple[str, str]] = set()
+    for item in plan.items:  # one for each task and seed
         if item.note:
             progress.note(item.note)
         for warning in item.sae.config.warnings:
-            progress.note(f"{item.sae.config.name}: {warning}")
+            if (item.sae.sha256, warning) not in told:
+                told.add((item.sae.sha256, warning))
+                progress.note(f"{item.sae.config.name}: {warning}")
     if config.dry_run:
         return report
     check_writable(config.out)

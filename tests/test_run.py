@@ -163,6 +163,17 @@ def test_killed_at_any_moment_only_whole_records_remain(world: Path, tmp_path: P
     assert scores(out) == scores(tmp_path / "whole")
 
 
+def test_an_sae_is_warned_of_once_and_not_for_every_seed(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = ("--site", "blocks.1.hook_resid_post", "--seed", "0", "--seed", "1", "--dry-run", "--json")
+    assert main(words(world, tmp_path / "out", *more, saes=("sae0", "sae1"))) == 0
+    out, err = capsys.readouterr()
+    assert len(json.loads(out)) == 4
+    assert [line.split(":")[0] for line in err.splitlines() if "overridden by blocks.1.hook_resid_post" in line] == [
+        "sae0",
+        "sae1",
+    ]
+
+
 def test_dry_run_computes_and_writes_nothing(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words(world, tmp_path / "out", "--dry-run", "--json")) == 0
     rows = json.loads(capsys.readouterr().out)

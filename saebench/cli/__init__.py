@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except click.ClickException as error:
-        error.show()
+        _refuse(error)
         return error.exit_code
     except SaebenchError as error:
         _say(str(error))
@@ -78,6 +78,16 @@ def _invoke(arguments: list[str]) -> int:
     except click.exceptions.Exit as done:
         return done.exit_code
     return code if isinstance(code, int) else 0
+
+
+def _refuse(error: click.ClickException) -> None:
+    """Say in one line what is wrong with the words, and where the help is; without any words, show that help."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if type(error).__name__ == "NoArgsIsHelpError":  # a name that click before 8.2 lacks: it shows the help by itself
+        error.show()
+    else:
+        said = " ".join(error.format_message().split())
+        _say(said if context is None else f"{said.rstrip('.')}; see {context.command_path} --help")
 
 
 def _say(message: str) -> None:

@@ -67,6 +67,11 @@ def is_known(name: str) -> bool:
     return True
 
 
+def may_be_in_stream(site: str | None, site_out: str | None = None) -> bool:
+    """Return whether centring matters there, or may, because nothing says yet which site is read."""
+    return site is None or in_stream(site, site_out)
+
+
 def in_stream(*names: str | None) -> bool:
     """Return whether one of these is a known site of the residual stream or of a term of it, so that centring matters there."""
     return any(name is not None and is_known(name) and Site.parse(name).written_to_stream for name in names)

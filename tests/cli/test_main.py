@@ -44,6 +44,9 @@ def test_version(capsys: pytest.CaptureFixture[str]):
         (["reprt"], "report"),
         (["report", "--formt", "md"], "--format"),
         (["report", "--format", "xml"], "'xml'"),
+        (["list"], "; see saebench list --help"),
+        (["list", "everything"], "'formats'"),
+        (["inspect"], "PATH"),
         (["show", "task", "cor"], "Did you mean 'core'?"),
         (["run", "--sae", "x", "--limit", "0"], "--limit: must be 1 or more"),
         (["run", "--sae", "x", "--seed", "1", "--seed", "1"], "--seeds: must be different"),
@@ -53,7 +56,13 @@ def test_usage_errors_exit_2_and_help(arguments: list[str], said: str, capsys: p
     assert main(arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""
+    assert err.startswith("saebench: ") and err.count("\n") == 1
     assert said in err
+
+
+def test_no_words_at_all_show_the_help(capsys: pytest.CaptureFixture[str]):
+    assert main([]) in (0, 2)
+    assert "Commands:" in "".join(capsys.readouterr())
 
 
 def _raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> int:

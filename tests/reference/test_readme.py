@@ -9,7 +9,7 @@ import pytest
 
 from saebench import reference
 from saebench.cli import main
-from saebench.registry import METRICS
+from saebench.registry import FORMATS, METRICS
 from saebench.store import find_records, read_record
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,3 +67,44 @@ def test_every_option_and_target_exists(page: str, n: int, capsys: pytest.Captur
         told = capsys.readouterr().out
         for option in re.findall(r"--[a-z-]+", options):
             assert option in told, f"saebench {command} {option}"
+
+
+def test_as_many_formats_are_read_as_it_says():
+    read = {name for name, member in FORMATS.items() if hasattr(member, "looked_for")}
+    said = re.search(r"in (\d+) formats.*?(\d+) kinds .*? are recognised and refused", README, re.DOTALL)
+    assert said is not None
+    assert (int(said[1]), int(said[2])) == (len(read), len(FORMATS.names()) - len(read))
+
+
+PAGES = ("README.md", "CONTRIBUTING.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md")))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_path_and_module_that_is_named_is_there(page: str):
+    """Folders and files of this repository, and dotted names, whose last part may be something in a module or a group."""
+    text = re.sub(r"<[a-z]+>", "*", (ROOT / page).read_text(encoding="utf-8"))
+    for path in re.findall(r"`((?:saebench|tests|trainers|tasks|benchmarks)/[\w./*-]*)`", text):
+        assert list(ROOT.glob(path.rstrip("/").partition("*")[0].rstrip("/") or path)), path
+    for link in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (ROOT / page).parent.joinpath(link).exists(), link
+    for name in re.findall(r"`(saebench(?:\.\w+)+)`", text):
+        assert name in GROUPS or named(name), name
+
+
+GROUPS = {
+    group
+    for path in (ROOT / "saebench").rglob("*.py")
+    for group in re.findall(r'group="(saebench\.\w+)"', path.read_text("utf-8"))
+}
+"""Of entry points."""
+
+
+def named(name: str) -> bool:
+    """Return whether a dotted name is a module, or something in one."""
+    inner = name.replace("saebench.trainers.", "trainers.")
+    for path, last in ((inner, None), inner.rsplit(".", 1)):
+        file = ROOT / path.replace(".", "/")
+        source = next((one for one in (file.with_suffix(".py"), file / "__init__.py") if one.is_file()), None)
+        if source is not None:
+            return last is None or re.search(rf"\b(def|class) {last}\b|^{last}\b", source.read_text("utf-8"), re.M) is not None
+    return False

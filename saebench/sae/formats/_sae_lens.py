@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from saebench.errors import InputError
 from saebench.sae.reading.files import header, real, shown, text
-from saebench.sae.site import in_stream
+from saebench.sae.site import may_be_in_stream
 from saebench.sae.source import Notes, Source
 
 WHITENING = "activation_whitening.safetensors"
@@ -85,7 +85,7 @@ def residual(cfg: dict[str, Any], meta: dict[str, Any], notes: Notes) -> Any:
             "models with center_writing_weights on"
         )
         centred = processed = True
-    elif "early" in cfg and in_stream(meta.get("hook_name"), meta.get("hook_name_out")):
+    elif "early" in cfg and may_be_in_stream(meta.get("hook_name"), meta.get("hook_name_out")):
         notes.assumptions.append(
             "residual stream taken as raw: the configuration does not say how its model was loaded; sae_lens 2.0 to 3.19.1 (May "
             "to September 2024) had center_writing_weights on unless told otherwise: for one of that time give --residual centred"

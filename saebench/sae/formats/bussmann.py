@@ -12,7 +12,7 @@ from saebench.errors import InputError
 from saebench.registry import FORMATS
 from saebench.sae.reading.files import header, n_tokens, number, take, text
 from saebench.sae.sae import SAEConfig, SAEWeights
-from saebench.sae.site import in_stream
+from saebench.sae.site import may_be_in_stream
 from saebench.sae.source import Entry, Notes, Source
 
 _WEIGHTS, _SETTINGS = "sae.pt", "config.json"
@@ -75,7 +75,7 @@ class Bussmann:
         threshold = _threshold(source, architecture, path, notes)
         notes.left_out(_WEIGHTS, set(source.headers(_WEIGHTS)) - _KNOWN)
         site = _site(cfg, file)
-        if not unit_norm and in_stream(site):
+        if not unit_norm and may_be_in_stream(site):
             notes.assumptions.append(
                 "residual stream taken as raw: config.json does not say whether the model was loaded with center_writing_weights"
             )

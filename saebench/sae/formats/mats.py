@@ -19,7 +19,7 @@ from saebench.sae.reading.files import header, n_tokens, number, take, text
 from saebench.sae.reading.inert import Inert, imports_of, is_of, stand_ins
 from saebench.sae.reading.stored import Header, StoredTensor
 from saebench.sae.sae import SAEConfig, SAEWeights
-from saebench.sae.site import in_stream
+from saebench.sae.site import may_be_in_stream
 from saebench.sae.source import WEIGHTS, Entry, Notes, Source
 
 _PACKAGES = ("sae_training", "sae_lens")
@@ -270,7 +270,7 @@ def _residual(cfg: dict[str, Any], site: str | None, site_out: str | None, file:
         raise InputError(f"{file}: cfg.model_from_pretrained_kwargs: center_writing_weights should be true or false")
     if told is not None:
         return "centred" if told else "raw"
-    if not in_stream(site, site_out):
+    if cfg["block_layer"] is not None or not may_be_in_stream(site, site_out):
         return "raw"
     notes.assumptions.append(
         "residual stream taken as centred: the library loaded models with TransformerLens' default processing, which has "

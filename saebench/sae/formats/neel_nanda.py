@@ -10,7 +10,7 @@ from saebench.errors import InputError
 from saebench.registry import FORMATS
 from saebench.sae.reading.files import header, n_tokens, number, take, text
 from saebench.sae.sae import SAEConfig, SAEWeights
-from saebench.sae.site import in_stream
+from saebench.sae.site import may_be_in_stream
 from saebench.sae.source import Entry, Notes, Source
 
 _KEYS = frozenset({"W_enc", "W_dec", "b_enc", "b_dec"})
@@ -79,6 +79,10 @@ class NeelNanda:
                 f"b_dec is taken off the input and latents are relu: {path.name} has no {_cfg_name(file)} beside it, and format "
                 "neel_nanda was asked for"
             )
+            notes.assumptions.append(
+                "residual stream taken as raw: nothing says how the model was loaded; the scripts centre it, so for one "
+                "of theirs give --residual centred"
+            )
         _agree(cfg, where, d_in, d_sae)
         if isinstance(cfg.get("head"), int):
             raise InputError(f"{where}: trained on the single head {cfg['head']}; only whole sites are supported")
@@ -93,7 +97,7 @@ class NeelNanda:
                 "trained on z as TransformerLens' from_pretrained gives it, without the bias of the values (fold_value_biases); "
                 "models with one, such as GPT-2, are read with it here"
             )
-        centred = in_stream(site) and told is not None
+        centred = told is not None and may_be_in_stream(site)
         if centred:
             notes.assumptions.append(
                 "residual stream taken as centred: the scripts load models with from_pretrained, which centres what writes to it"

@@ -11,6 +11,7 @@ from saebench.registry import FORMATS
 from saebench.sae.reading.files import header, number, one_number, take
 from saebench.sae.reading.stored import StoredTensor
 from saebench.sae.sae import SAEConfig, SAEWeights
+from saebench.sae.site import may_be_in_stream
 from saebench.sae.source import Entry, Notes, Source
 
 _ENCODER = frozenset({"pre_bias", "latent_bias", "encoder.weight"})
@@ -59,6 +60,10 @@ class OpenAI:
         activation, k, normalises = _activation(state, source, file, notes)
         notes.left_out(name, (key for key in set(shapes) - _ENCODER - {_DECODER, _TIED} if not key.startswith(_BESIDES)))
         site, model = _site(source, name, notes), _model(source, name, d_in, notes)
+        if not normalises and may_be_in_stream(site):  # else the mean over D is taken off anyway
+            notes.assumptions.append(
+                "residual stream taken as raw: the library's README loads the model with center_writing_weights off"
+            )
         config = SAEConfig(
             activation=activation,  # pyright: ignore[reportArgumentType]
             d_in=d_in,

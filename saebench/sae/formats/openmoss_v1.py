@@ -45,6 +45,9 @@ class OpenMossV1:
         activation, threshold = found.activation, _threshold(found)
         if activation == "topk" and threshold:
             activation = "jumprelu"
+            found.notes.assumptions.append(
+                f"taken as jumprelu with the threshold {threshold:g}: act_fn is topk, and the library changes it so on loading"
+            )
         if activation == "jumprelu" and threshold is None:
             raise InputError(f"{found.file}: act_fn is jumprelu, but there is no jump_relu_threshold")
         scales: tuple[float, float] | None = None

@@ -37,13 +37,8 @@ _KINDS = {
 _NUMPY_KINDS = "biufc"
 
 
-def safetensors_headers(path: Path) -> dict[str, Header]:
-    """Return shape and dtype of every tensor of a safetensors file, after checking the header against the file's size."""
-    return {name: one.header for name, one in stored_safetensors(path).items()}
-
-
 def stored_safetensors(path: Path) -> dict[str, StoredTensor]:
-    """Return the tensors of a safetensors file where they lie, checked likewise."""
+    """Return the tensors of a safetensors file where they lie, after checking the header against the file's size."""
     with PlainFile(path) as file:
         return _safetensors(file, path)
 
@@ -134,7 +129,7 @@ def open_torch(path: Path, maps: Maps, *, inert: Sequence[type] = (), mapped: bo
 
 
 def stored_torch(path: Path, *, inert: Sequence[type] = ()) -> Any:
-    """Return the same with a :class:`saebench.sae.reading.stored.Stored` in the place of each tensor.
+    """Return the same with a :class:`saebench.sae.reading.stored.StoredTensor` in the place of each tensor.
 
     Args:
         path: The file.

@@ -84,6 +84,8 @@ def test_equation(tmp_path: Path, kind: str, architecture: str, unit: bool) -> N
     assert c.k == (5 if kind == "topk" else None)
     assert [line for line in c.assumptions if "center_writing_weights" in line] == list(c.assumptions)
     assert bool(c.assumptions) == (not unit)
+    nowhere = load_sae(written(tmp_path / "nowhere", kind, input_unit_norm=unit, hook_point=None, site=None)).config
+    assert (nowhere.site, bool(nowhere.assumptions)) == (None, not unit), "--site may name one of the stream"
 
 
 def test_the_saved_encoder_bias_is_not_used(tmp_path: Path) -> None:

@@ -201,7 +201,9 @@ def test_settings_may_be_missing(tmp_path: Path) -> None:
     named = load_sae(write(tmp_path / NAME, {})).config
     assert (named.site, named.model_id, named.context_length) == ("blocks.8.hook_resid_pre", None, None)
     assert any("file's name" in line for line in named.assumptions)
-    assert load_sae(write(tmp_path / "x.pt", {})).config.site is None
+    nameless = load_sae(write(tmp_path / "x.pt", {})).config
+    assert (nameless.site, nameless.residual) == (None, "centred")
+    assert any("taken as centred" in line for line in nameless.assumptions), "--site may name one of the stream"
     layered = SETTINGS | {"hook_point": "blocks.{layer}.hook_resid_pre", "hook_point_layer": 3}
     assert load_sae(write(tmp_path / "y.pt", layered)).config.site == "blocks.3.hook_resid_pre"
     assert load_sae(write(tmp_path / "z.pt", layered | {"hook_point_layer": [3, 4]})).config.site is None

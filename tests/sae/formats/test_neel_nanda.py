@@ -81,11 +81,11 @@ def test_several_pairs_in_one_folder_and_what_is_no_sae(tmp_path: Path) -> None:
         (LATER | {"site": "resid_pre"}, "blocks.1.hook_resid_pre", "centred"),
         (LATER | {"site": "z"}, "blocks.1.attn.hook_z", "raw"),
         (LATER | {"act_name": "blocks.3.hook_resid_mid"}, "blocks.3.hook_resid_mid", "centred"),
-        ({"act_size": D}, None, "raw"),
+        ({"act_size": D}, None, "centred"),
     ],
 )
 def test_sites(tmp_path: Path, cfg: dict[str, Any], site: str | None, residual: str) -> None:
-    """act_name says it; else site and layer, which TransformerLens makes the same name of."""
+    """act_name says it; else site and layer, which TransformerLens makes the same name of; one that --site tells is centred."""
     c = load_sae(written(tmp_path, "7", cfg)).config
     assert (c.site, c.residual, c.model_id) == (site, residual, cfg.get("model_name"))
     assert any("centred" in line for line in c.assumptions) == (residual == "centred")
@@ -124,6 +124,7 @@ def test_bare_tensors_only_when_asked(tmp_path: Path) -> None:
         agrees(sae, acts(), *equation(t, acts()))
         assert (sae.config.site, sae.config.model_id, sae.config.prepend_bos) == (None, None, None)
         assert any("was asked for" in line for line in sae.config.assumptions)
+        assert sae.config.residual == "raw" and any("--residual centred" in line for line in sae.config.assumptions)
     turned = {key: one.T.contiguous() if one.ndim == 2 else one for key, one in tensors().items()}
     file = written(tmp_path / "turned", "x", None, turned)
     with pytest.raises(InputError, match="W_enc is"):

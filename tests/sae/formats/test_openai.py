@@ -69,6 +69,9 @@ def test_relu_of_versions_1_and_4(tmp_path: Path) -> None:
     c = sae.config
     assert (c.format, c.architecture, c.normalisation, c.k) == ("openai", "standard", "none", None)
     assert (c.site, c.model_id, c.residual) == ("blocks.3.mlp.hook_post", "gpt2", "raw")
+    assert not any("taken as raw" in line for line in c.assumptions), "it does not matter there"
+    stream = load_sae(write(tmp_path / "gpt2-small/resid_post_mlp/autoencoders/3.pt", state("ReLU"))).config
+    assert stream.residual == "raw" and any("taken as raw" in line for line in stream.assumptions)
     assert c.name == "autoencoders-3"
 
 
@@ -79,6 +82,7 @@ def test_topk_of_version_5(tmp_path: Path) -> None:
     c = sae.config
     assert (c.architecture, c.activation, c.normalisation, c.k) == ("topk", "topk", "layer_norm", K)
     assert (c.site, c.residual) == ("blocks.11.hook_resid_post", "raw")
+    assert not any("taken as raw" in line for line in c.assumptions), "LayerNorm takes the mean off"
     for said in ("LayerNorm", "resid_post_mlp and layer 11", "gpt2"):
         assert any(said in line for line in c.assumptions), c.assumptions
     assert (sae.encode(x).l0() <= K).all()

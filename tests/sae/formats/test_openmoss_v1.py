@@ -91,6 +91,8 @@ def test_activations(tmp_path: Path, settings: dict[str, Any], keep: Any) -> Non
     """Topk with a threshold is jumprelu, as the library converts it."""
     sae = load_sae(written(tmp_path / "a", **settings, dataset_average_activation_norm=NORMS))
     agrees(sae, acts(), *authors(stored(), acts(), *scales(NORMS), keep))
+    converted = settings["act_fn"] == "topk" and bool(settings["jump_relu_threshold"])
+    assert any("taken as jumprelu" in line for line in sae.config.assumptions) == converted
 
 
 def test_relu_reconstructs_as_in_the_scaled_space(tmp_path: Path) -> None:

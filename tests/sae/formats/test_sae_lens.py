@@ -204,6 +204,8 @@ def test_centring_is_read_where_it_is_said(tmp_path: Path) -> None:
     assert any("taken as raw" in line and "--residual centred" in line for line in c.assumptions)
     inner = load_sae(folder_of(tmp_path / "e", later | {"hook_name": "blocks.8.mlp.hook_post"}, standard())).config
     assert not any("residual stream" in line for line in inner.assumptions), "it does not matter there"
+    nowhere = load_sae(folder_of(tmp_path / "f", {key: one for key, one in later.items() if key != "hook_name"}, standard()))
+    assert nowhere.config.site is None and any("taken as raw" in line for line in nowhere.config.assumptions)
     for folder in ("a", "b", "d"):
         assert not any("taken as raw" in line for line in load_sae(tmp_path / folder).config.assumptions)
 
