@@ -16,7 +16,7 @@ from saebench.sae import load_sae
 
 pytestmark = pytest.mark.peers
 
-KINDS = {"gemma_scope": 5, "gemma_scope_2": 20, "goodfire": 2, "deepseek_r1": 1, "qwen_scope": 2}
+KINDS = {"gemma_scope": 5, "gemma_scope_2": 20, "goodfire": 2, "deepseek_r1": 1, "qwen_scope": 2, "neel_nanda": 1}
 
 
 @pytest.fixture(scope="module")

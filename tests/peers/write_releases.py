@@ -170,8 +170,22 @@ def qwen_scope() -> None:
         keep(repo, file, ROOT / repo / file, loaders.qwen_scope_sae_huggingface_loader)
 
 
+def attention() -> None:
+    """All heads side by side, as Kissane and Krzyzanowski published them."""
+    repo, name = "ckkissane/attn-saes-gpt2-small-all-layers", "gpt2-small_L5_Hcat_z_lr1.20e-03_l11.80e+00_ds24576_v9"
+    (ROOT / repo).mkdir(parents=True)
+    tensors = {"W_enc": rand(D, S, seed=1), "b_enc": rand(S, seed=2), "W_dec": rand(S, D, seed=3), "b_dec": rand(D, seed=4)}
+    torch.save(tensors, ROOT / repo / f"{name}.pt")
+    cfg = {
+        "act_name": "blocks.5.attn.hook_z", "act_size": D, "dict_size": S, "model_name": "gpt2-small", "seq_len": 128,
+        "enc_dtype": "fp32", "head": "cat", "layer": 5, "site": "z",
+    }  # fmt: skip
+    (ROOT / repo / f"{name}_cfg.json").write_text(json.dumps(cfg))
+    keep(repo, f"{name}.pt", ROOT / repo / f"{name}.pt", loaders.connor_rob_hook_z_huggingface_loader)
+
+
 if __name__ == "__main__":
     loaders.hf_hub_download, loaders.get_safetensors_tensor_shapes = local, shapes
-    for write in (gemma_scope, gemma_scope_2, goodfire, deepseek_r1, qwen_scope):
+    for write in (gemma_scope, gemma_scope_2, goodfire, deepseek_r1, qwen_scope, attention):
         write()
     (ROOT / "oracles.json").write_text(json.dumps(ROWS))

@@ -45,6 +45,10 @@ def write(kind: str, folder: Path) -> Path:
         tensors = {"encoder.weight": big, "encoder.bias": bias, "W_dec": big.clone(), "b_dec": offset}
         save_file(tensors, folder / "sae.safetensors")
         (folder / "cfg.json").write_text(json.dumps({"k": 4, "d_in": D, "num_latents": S, "expansion_factor": 32}))
+    elif kind == "mats":
+        state = {"W_enc": turned, "b_enc": bias, "W_dec": big, "b_dec": offset, "scaling_factor": bias.abs() + 0.1}
+        cfg = {"hook_point": "blocks.1.hook_resid_pre", "model_name": "gpt2", "d_in": D, "d_sae": S}
+        torch.save({"cfg": cfg, "state_dict": state}, folder / "final_sparse_autoencoder_gpt2.pt")
     else:
         tensors = {"encoder.weight": big, "encoder.bias": bias, "decoder.weight": turned, "bias": offset}
         torch.save(tensors, folder / "ae.pt")
@@ -54,7 +58,7 @@ def write(kind: str, folder: Path) -> Path:
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is read from Linux' /proc")
-@pytest.mark.parametrize("kind", ["sae_lens standard", "sae_lens topk", "sparsify", "dictionary_learning"])
+@pytest.mark.parametrize("kind", ["sae_lens standard", "sae_lens topk", "sparsify", "dictionary_learning", "mats"])
 def test_peak_is_the_files_size(tmp_path: Path, kind: str) -> None:
     folder = write(kind, tmp_path / "layers.3")
     size = sum(one.stat().st_size for one in folder.iterdir())

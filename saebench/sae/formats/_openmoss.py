@@ -19,7 +19,7 @@ import torch
 
 from saebench.errors import InputError
 from saebench.sae.reading.files import header, number, take, text
-from saebench.sae.reading.mapped import slabs
+from saebench.sae.reading.mapped import slabs, wide
 from saebench.sae.reading.stored import Header
 from saebench.sae.sae import SAEConfig, SAEWeights
 from saebench.sae.source import Entry, Notes, Source
@@ -372,10 +372,10 @@ def fold(tensor: torch.Tensor, factor: float | torch.Tensor) -> torch.Tensor:
     """Return ``tensor`` · ``factor``, in place; half precision becomes float32 first, so that nothing is rounded twice."""
     if isinstance(factor, float) and factor == 1.0:
         return tensor
-    return (tensor.float() if tensor.itemsize < 4 else tensor).mul_(factor)
+    return wide(tensor).mul_(factor)
 
 
 def row_norms(matrix: torch.Tensor) -> torch.Tensor:
     """Return the norm of each row, at least float32, a slab at a time; rows of zeros count as the smallest number there is."""
-    norms = torch.cat([(slab.float() if slab.itemsize < 4 else slab).norm(dim=1) for slab in slabs(matrix)])
+    norms = torch.cat([wide(slab).norm(dim=1) for slab in slabs(matrix)])
     return norms.clamp_min(_TINY)

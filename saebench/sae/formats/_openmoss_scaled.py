@@ -7,6 +7,7 @@ import torch
 from saebench.errors import InputError
 from saebench.sae.formats._openmoss import Files, Layout, Read, fold, read, row_norms
 from saebench.sae.reading.files import header, take
+from saebench.sae.reading.mapped import wide
 from saebench.sae.sae import SAEWeights
 from saebench.sae.source import Entry, Source
 
@@ -53,7 +54,7 @@ def read_scaled(source: Source, files: Files | None, settings: str, layout: Layo
         b_enc, b_dec = layout.biases(tensors, path, found.d_out)
         norms = row_norms(W_dec) if include and activation != "relu" else None
         return SAEWeights(
-            b_in=_wide(b_dec) / nin if shift else None,  # before b_dec is scaled in place
+            b_in=wide(b_dec) / nin if shift else None,  # before b_dec is scaled in place
             W_enc=fold(W_enc, nin),
             b_enc=b_enc,
             W_dec=fold(W_dec, 1 / nout),
@@ -85,9 +86,5 @@ def _threshold_key(found: Read) -> str:
 
 
 def _threshold(log: torch.Tensor, norms: torch.Tensor | None) -> torch.Tensor:
-    threshold = _wide(log).exp()
+    threshold = wide(log).exp()
     return threshold if norms is None else (threshold / norms).clamp_max(_HUGE)
-
-
-def _wide(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.float() if tensor.itemsize < 4 else tensor

@@ -6,11 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from saebench.errors import InputError
 from saebench.registry import FORMATS
 from saebench.sae.reading.files import header, number, take, text
+from saebench.sae.reading.mapped import wide
 from saebench.sae.sae import SAEConfig, SAEWeights
 from saebench.sae.source import Entry, Notes, Source
 
@@ -151,14 +150,9 @@ def _weights(source: Source, file: Path) -> SAEWeights:
             )
         if not bool(mean.isnan().any() | std.isnan().any()):
             s = float(scale)
-            w_enc, w_dec = _wide(w_enc).mul_(s), _wide(w_dec).div_(s + _EPS)
+            w_enc, w_dec = wide(w_enc).mul_(s), wide(w_dec).div_(s + _EPS)
             b_in, b_dec = mean + b_dec / s, b_dec / (s + _EPS) + mean
     return SAEWeights(
         W_enc=w_enc, b_enc=take(tensors, "encoder.bias", file), W_dec=w_dec, b_dec=b_dec, b_in=b_in,
         threshold=take(tensors, "threshold", file),
     )  # fmt: skip
-
-
-def _wide(tensor: torch.Tensor) -> torch.Tensor:
-    """Return it in float32 if it is stored in less: scales are folded in afterwards."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -17,6 +17,7 @@ from saebench.errors import InputError
 from saebench.registry import FORMATS
 from saebench.sae.reading.files import header, n_tokens, number, take, text
 from saebench.sae.reading.inert import Inert, imports_of, is_of, stand_ins
+from saebench.sae.reading.mapped import wide
 from saebench.sae.reading.stored import Header, StoredTensor
 from saebench.sae.sae import SAEConfig, SAEWeights
 from saebench.sae.site import may_be_in_stream
@@ -285,7 +286,7 @@ def _weights(tensors: dict[str, Any], about: _About, shifts: bool, file: Path) -
     w_dec, scaling = take(tensors, "W_dec", file), _scaling(tensors, about, file)
     out: dict[str, torch.Tensor] = {
         "W_enc": take(tensors, "W_enc", file),
-        "W_dec": w_dec if scaling is None else w_dec * scaling[:, None],
+        "W_dec": w_dec if scaling is None else wide(w_dec).mul_(scaling[:, None]),  # a private map, so in place
         "b_dec": take(tensors, "b_dec_out", file) if about.transcoder else b_dec,
     }
     if shifts:

@@ -9,6 +9,7 @@ import torch
 from saebench.errors import InputError, did_you_mean
 from saebench.registry import FORMATS
 from saebench.sae.reading.files import header, take
+from saebench.sae.reading.mapped import wide
 from saebench.sae.reading.stored import Header
 from saebench.sae.sae import SAEConfig, SAEWeights
 from saebench.sae.source import Entry, Notes, Source
@@ -132,12 +133,12 @@ def _check(shapes: dict[str, Header], file: Path) -> None:
 
 def _weights(source: Source, weights: str, kind: str) -> SAEWeights:
     tensors, file = source.tensors(weights), source.at(weights)
-    w_enc = _wide(source.turned(take(tensors, f"{_LINEAR}.weight", file, ndim=(2,))))
+    w_enc = wide(source.turned(take(tensors, f"{_LINEAR}.weight", file, ndim=(2,))))
     bias = tensors.get(f"{_LINEAR}.bias")
     b_enc = torch.zeros(w_enc.shape[1], dtype=w_enc.dtype) if bias is None else take(tensors, f"{_LINEAR}.bias", file)
     if f"{_NORM}.running_mean" in tensors:
         b_enc = _fold(w_enc, b_enc, tensors, file)
-    w_dec = _wide(take(tensors, _ATOMS, file, ndim=(2,)))
+    w_dec = wide(take(tensors, _ATOMS, file, ndim=(2,)))
     scale = take(tensors, "dictionary.multiplier", file, ndim=(1, 0)).exp() if "dictionary.multiplier" in tensors else 1.0
     w_dec.mul_(scale / (w_dec.norm(dim=1, keepdim=True) + _NORM_EPS))
     return SAEWeights(
@@ -147,11 +148,6 @@ def _weights(source: Source, weights: str, kind: str) -> SAEWeights:
         b_dec=torch.zeros(w_dec.shape[1], dtype=w_dec.dtype),
         threshold=take(tensors, "thresholds", file).exp() if kind == "JumpSAE" else None,
     )
-
-
-def _wide(tensor: torch.Tensor) -> torch.Tensor:
-    """Return it in float32 if it is stored in less: scales are folded in afterwards."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _fold(w_enc: torch.Tensor, b_enc: torch.Tensor, tensors: dict[str, torch.Tensor], file: Path) -> torch.Tensor:

@@ -13,10 +13,12 @@ import torch
 
 from saebench.errors import InputError
 from saebench.registry import FORMATS
+from saebench.sae.formats._asked import stated_k
 from saebench.sae.formats._modules import module_sites, transcodes_to
 from saebench.sae.formats._sae_lens import WHITENING, Normalising, modern, normalising, residual, warn_of_positions
 from saebench.sae.pursuit import Pursuit
 from saebench.sae.reading.files import header, n_tokens, number, real, take, text
+from saebench.sae.reading.mapped import wide
 from saebench.sae.sae import Activation, SAEConfig, SAEWeights
 from saebench.sae.source import Entry, Notes, Source
 
@@ -82,7 +84,7 @@ class SaeLens:
             d_in=d_in,
             d_out=d_out,
             d_sae=d_sae,
-            k=_k(cfg, source, file) if architecture in ("topk", "abstopk") else None,
+            k=stated_k(cfg, source, file) if architecture in ("topk", "abstopk") else None,
             normalisation=norm.name,  # pyright: ignore[reportArgumentType]
             pursuit=_pursuit(cfg, d_in, norm.factor, file) if architecture == "matching_pursuit" else None,
             architecture=text(meta, "training_architecture", file) or architecture,
@@ -193,15 +195,6 @@ def _sites(meta: dict[str, Any], file: Path, source: Source, notes: Notes, *, tr
     return site, None if site_out == site else site_out
 
 
-def _k(cfg: dict[str, Any], source: Source, file: Path) -> int:
-    if cfg.get("k") is not None:
-        return number(cfg, "k", file)
-    k = source.given.get("k", int)
-    if k is None:
-        raise InputError(f"{file} does not say k, the number of active latents; give it with --set k=N")
-    return k
-
-
 def _pursuit(cfg: dict[str, Any], d_in: int, factor: float | None, file: Path) -> Pursuit:
     threshold = real(cfg, "residual_threshold", file) if cfg.get("residual_threshold") is not None else 1e-2
     stops = cfg.get("stop_on_duplicate_support", True)
@@ -218,7 +211,7 @@ def _weights(plan: _Plan, source: Source) -> SAEWeights:
     file, tensors = source.at(_WEIGHTS), source.tensors(_WEIGHTS)
     w = {name: take(tensors, name, file) for name in plan.names}
     if plan.scaling or plan.norm.factor or plan.norm.whitened or plan.rescales:
-        w = {name: one.float() if one.itemsize < 4 else one for name, one in w.items()}  # folded in float32
+        w = {name: wide(one) for name, one in w.items()}  # folded in float32
     if plan.scaling:
         w["W_dec"].mul_(take(tensors, plan.scaling, file)[:, None])
     rescales = plan.rescales

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from saebench.errors import InputError
 from saebench.registry import FORMATS
+from saebench.sae.formats._asked import stated_k
 from saebench.sae.formats._modules import module_sites, transcodes_to
 from saebench.sae.reading.files import header, n_tokens, number, take
 from saebench.sae.reading.stored import Header
@@ -50,7 +51,7 @@ class Sparsify:
             d_in=d_in,
             d_out=d_in,
             d_sae=d_sae,
-            k=_k(cfg, source, file),
+            k=stated_k(cfg, source, file),
             architecture="transcoder" if place.transcodes else "abstopk" if cfg.get("signed") else activation,
             format="sparsify",
             path=str(source.path),
@@ -136,15 +137,6 @@ def _activation(cfg: dict[str, Any], file: Path) -> str:
     if cfg.get("signed") and activation != "topk":
         raise InputError(f"{file}: signed goes with topk, not with {activation}; the settings contradict each other")
     return activation
-
-
-def _k(cfg: dict[str, Any], source: Source, file: Path) -> int:
-    if cfg.get("k") is not None:
-        return number(cfg, "k", file)
-    k = source.given.get("k", int)
-    if k is None:
-        raise InputError(f"{file} does not say k, the number of active latents; give it with --set k=N")
-    return k
 
 
 def _place(cfg: dict[str, Any], root: _Root, source: Source, notes: Notes) -> _Place:

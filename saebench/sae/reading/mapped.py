@@ -56,6 +56,11 @@ class Maps:
         return out
 
 
+def wide(tensor: torch.Tensor) -> torch.Tensor:
+    """Return it in float32 if it is stored in less: scales are folded in afterwards, and nothing is rounded twice."""
+    return tensor.float() if tensor.itemsize < 4 else tensor
+
+
 def slabs(tensor: torch.Tensor) -> Iterable[torch.Tensor]:
     """Yield ``tensor`` in parts along its first dimension, each a contiguous part of some 8 MB."""
     if tensor.ndim == 0 or tensor.nbytes <= _SLAB_BYTES:
