@@ -17,6 +17,8 @@ from saebench.provenance import machine, source_commit, versions
 from saebench.record import DataInfo, ModelInfo, Record, SaeInfo, Table, TaskInfo
 from saebench.store import write_atomic, write_record
 from saebench.stream import centring
+from saebench.studies.settings import study_of
+from saebench.tasklist import StudyTask
 
 LATENTS = "latents"
 """The table of everything that has one value a latent."""
@@ -52,7 +54,7 @@ def write_outcome(
         raw={key: finite_or_none(value) for r in outcome.results for key, value in r.raw.items()},
         data=outcome.data,
         settings=settings_of(config, item.task, item.sae.config, limit)
-        | {"bos": _bos_rule(config), "residual_used": "centred" if any(centring(port, item.sae.config)) else "raw"},
+        | {"bos": _bos_rule(config, item), "residual_used": "centred" if any(centring(port, item.sae.config)) else "raw"},
         environment={"versions": versions(), **source_commit(), **machine(str(model.device)), "dtype": str(model.dtype)},
         timing=dict(timing),
         tables=_write_tables(item, outcome),
@@ -61,8 +63,9 @@ def write_outcome(
     return [score.name for score in record.scores if score.status == "failed"]
 
 
-def _bos_rule(config: RunConfig) -> str:
-    return "replaced by splice and ablations" if config.splice_bos else "left clean by splice and ablations"
+def _bos_rule(config: RunConfig, item: Item) -> str:
+    own = isinstance(item.task, StudyTask) and getattr(study_of(item.task)[1], "splice_bos", False)
+    return "replaced by splice and ablations" if config.splice_bos or own else "left clean by splice and ablations"
 
 
 def _write_tables(item: Item, outcome: Outcome) -> dict[str, Table]:

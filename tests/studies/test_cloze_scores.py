@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from saebench.errors import InputError
-from saebench.studies.cloze.examples import Example
+from saebench.studies.cloze.examples import Example, with_blank
 from saebench.studies.cloze.ngram import BACKOFF, NGram, training_words, words_of
 from saebench.studies.cloze.passes import Answers
 from saebench.studies.cloze.scores import SPECS, Baselines, mcnemar, right, scores
-from saebench.studies.cloze.sources.storyworld import storyworld_cbt, storyworld_lambada, with_blank
+from saebench.studies.cloze.sources.storyworld import storyworld_cbt, storyworld_lambada
 
 
 def answers(lnp: list[list[float]], word: list[list[float]] | None = None, ce: float = 2.0) -> Answers:

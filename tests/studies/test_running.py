@@ -63,7 +63,8 @@ def test_a_study_leaves_records_and_tables_and_is_done_once(world: Path, task: P
     assert len(paths) == 4
     record = read_record(paths[0])
     assert record.settings["study"] == f"cloze@{Cloze.version}"
-    assert record.settings["settings"] == {"examples": "storyworld_lambada", "answer": "last_word", "n": 4, "ngram_words": 0}
+    told = {key: record.settings["settings"][key] for key in ("examples", "answer", "n", "ngram_words")}
+    assert told == {"examples": "storyworld_lambada", "answer": "last_word", "n": 4, "ngram_words": 0}
     assert (record.data.corpus, record.data.n_contexts) == ("storyworld:lambada", 4)
     table = record.tables["examples"]
     rows = pq.read_table(paths[0].with_name(table.file))
@@ -100,7 +101,7 @@ def test_a_newer_study_does_not_take_the_old_ones_record(world: Path, task: Path
     monkeypatch.setattr(Cloze, "version", 7)
     capsys.readouterr()
     assert main(words(world, tmp_path / "out", task)) == 2
-    assert "study=cloze@1, now it is cloze@7" in one_line(capsys)
+    assert "study=cloze@2, now it is cloze@7" in one_line(capsys)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +109,7 @@ def test_a_newer_study_does_not_take_the_old_ones_record(world: Path, task: Path
     [
         (TASK.replace("study: cloze", "study: clozed"), "unknown study 'clozed'. Did you mean 'cloze'?"),
         (TASK.replace("ngram_words", "ngram_word"), "unknown key 'ngram_word'. Did you mean 'ngram_words'?"),
-        (TASK.replace("last_word", "lastword"), "task 'gaps', settings: answer: Input should be 'last_word' or 'candidates'"),
+        (TASK.replace("last_word", "lastword"), "task 'gaps', settings: answer: Input should be 'last_word', 'candidates' or"),
         (TASK.replace("n: 4", "n: 1"), "task 'gaps', settings: n: Input should be greater than or equal to 2"),
         (TASK.replace("study:", "studdy:"), "unknown key 'studdy'. Did you mean 'study'?"),
         (TASK + "setting: {}\n", "unknown key 'setting'. Did you mean 'settings'"),
@@ -169,10 +170,10 @@ def test_studies_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> Non
         assert len(set(names)) == len(names) > 0
     assert main(["show", "study", "cloze"]) == 0
     text = capsys.readouterr().out
-    for part in ("cloze, version 1", "settings:", "ngram_words: 500000 unless", "acc_delta", "McNemar 1947"):
+    for part in ("cloze, version 2", "settings:", "ngram_words: 500000 unless", "acc_delta", "McNemar 1947"):
         assert part in text
     assert main(["show", "metric", "acc_spliced"]) == 0
-    assert capsys.readouterr().out.startswith("cloze, version 1")
+    assert capsys.readouterr().out.startswith("cloze, version 2")
     assert main(["show", "study", "cloz"]) == 2
     assert "unknown study 'cloz'. Did you mean 'cloze'?" in one_line(capsys)
     assert main(["show", "task", "storyworld_cbt"]) == 0

@@ -32,7 +32,9 @@ class Encoded:
     """How many tokens of each branch belong to the candidate itself."""
     has_bos: bool
     cut: int
-    """Tokens that were cut off at the left because the model takes no more."""
+    """Tokens of the prompt that were cut off because the model takes no more."""
+    n_prompt: int
+    """How many tokens at the front of the trunk, BOS among them, the prompt's CE is over."""
 
     @property
     def length(self) -> int:
@@ -79,7 +81,36 @@ def encode(examples: Sequence[Example], tokenizer: Any, *, max_context: int) -> 
         if not bos and not shared:
             raise InputError(f"example {number} has no token before the gap; a model without BOS cannot begin there")
         kept = prompt[max(0, shared - room) : shared]
-        out.append(Encoded(trunk=bos + kept, branches=branches, n_word=n_word, has_bos=bool(bos), cut=shared - len(kept)))
+        trunk = bos + kept
+        cut = shared - len(kept)
+        out.append(Encoded(trunk=trunk, branches=branches, n_word=n_word, has_bos=bool(bos), cut=cut, n_prompt=len(trunk)))
+    return out
+
+
+def encode_first(examples: Sequence[Example], tokenizer: Any, *, max_context: int) -> list[Encoded]:
+    """Return examples as token ids in the manner of Anders & Bloom (2024), their notebook's ``test_next_token``.
+
+    BOS where the tokenizer has one, the prompt as it stands, cut at the *right* to what the model takes; the target is the
+    first token of the answer with a space before it, tokenised by itself. CE leaves out the prompt's last token.
+
+    Args:
+        examples: What to encode; of each the right answer alone counts.
+        tokenizer: The model's tokenizer.
+        max_context: Positions that the model takes, BOS included.
+
+    Raises:
+        InputError: A prompt has no tokens and there is no BOS.
+    """
+    bos = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
+    prompts = _tokens(tokenizer, [example.prompt for example in examples])
+    words = _tokens(tokenizer, [f" {example.candidates[example.answer]}" for example in examples])
+    out = []
+    for number, (prompt, word) in enumerate(zip(prompts, words, strict=True)):
+        trunk = (bos + prompt)[:max_context]
+        if not trunk or not word:
+            raise InputError(f"example {number} has no tokens before the gap or in it; leave it out")
+        cut = len(bos) + len(prompt) - len(trunk)
+        out.append(Encoded(trunk=trunk, branches=[word[:1]], n_word=[1], has_bos=bool(bos), cut=cut, n_prompt=len(trunk) - 1))
     return out
 
 
@@ -147,7 +178,7 @@ def _row(number: int, one: Encoded, candidates: Sequence[int]) -> Row:
     trunk, counts = len(one.trunk), candidates[0] == 0
     tokens, branch, position = list(one.trunk), [TRUNK] * trunk, list(range(trunk))
     first = 1  # what position 0 predicts is not scored, as in the pass over a corpus
-    at = list(range(first, trunk - 1)) if counts else []
+    at = list(range(first, one.n_prompt - 1)) if counts else []
     target, candidate = [one.trunk[p + 1] for p in at], [PROMPT] * len(at)
     of_word = [False] * len(at)
     for place, c in enumerate(candidates, 1):

@@ -12,6 +12,8 @@ from pathlib import Path
 from saebench.errors import InputError
 from saebench.registry import Registry
 
+BLANK = "XXXXX"
+"""Where the gap is, in the questions of the Children's Book Test."""
 _SENTENCE_END = re.compile(r"[.!?][\"'”’)\]]*\s+")
 
 
@@ -55,6 +57,8 @@ class Texts:
     examples: list[Example]
     training: Callable[[], Iterator[str]] | None = None
     """Texts of the same kind, without the examples, for the n-gram baseline; ``None`` where there are none."""
+    left_out: int = 0
+    """Rows of the source that cannot be asked: empty texts, no gap, a right answer that is not among the candidates."""
 
     def sha256(self) -> str:
         """Return the SHA-256 of the examples, as text."""
@@ -68,6 +72,29 @@ Source = Callable[[int, int, Path | None], Texts]
 """(seed, number of examples at most, folder of a local mirror) → texts."""
 
 SOURCES: Registry[Source] = Registry("cloze source", package="saebench.studies.cloze.sources", group="saebench.cloze_sources")
+
+
+def with_blank(context: str, query: str, candidates: Sequence[str], answer: str, *, kind: str = "") -> Example:
+    """Return the example of a context and a sentence with one blank, ``XXXXX``, as the Children's Book Test has them.
+
+    Raises:
+        InputError: No blank or several, or the answer is not among the candidates.
+    """
+    before, blank, rest = query.partition(BLANK)
+    if not blank or BLANK in rest:
+        raise InputError(f"{query!r} must have one blank, {BLANK}")
+    if answer not in candidates:
+        raise InputError(f"{query!r}: the answer {answer!r} is not among the candidates {', '.join(candidates)}; add it")
+    prompt = f"{context} {before}" if before.strip() else f"{context} "
+    lead = " " if prompt.endswith(" ") else ""
+    return Example(
+        prompt=prompt.rstrip(" "),
+        candidates=tuple(candidates),
+        answer=list(candidates).index(answer),
+        rest=rest,
+        lead=lead,
+        kind=kind,
+    )
 
 
 def checked(texts: Texts, *, several: bool) -> Texts:

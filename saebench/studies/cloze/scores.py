@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from saebench.stats import Estimate, ratio
 from saebench.studies.cloze.examples import Example
 from saebench.studies.cloze.passes import Answers
 
-Right = Literal["last_word", "candidates"]
+Right = Literal["last_word", "candidates", "first_token"]
 Bools = NDArray[np.bool_]
 
 _LAMBADA = "Paperno et al. 2016; Radford et al. 2019, §3.3"
@@ -44,6 +45,8 @@ SPECS = (
     _spec("delta_lnp_median", "median of the same difference", "higher", unit="nats", source=_ANDERS),
     _spec("ce_clean", "CE of the prompt's tokens from the second behind BOS on, clean", unit="nats", unit_n="tokens"),
     _spec("ce_spliced", "the same with recons in place of acts", "lower", unit="nats", unit_n="tokens", source=_ANDERS),
+    _spec("ce_prompt_clean", "mean over examples of the CE of each prompt, clean", unit="nats", source=_ANDERS),
+    _spec("ce_prompt_spliced", "the same with recons in place of acts", "lower", unit="nats", source=_ANDERS),
     _spec("n_both", "examples that are right clean and spliced", source=_ANDERS),
     _spec("n_clean_only", "examples that are right clean and wrong spliced", source=_ANDERS),
     _spec("n_spliced_only", "examples that are wrong clean and right spliced", source=_ANDERS),
@@ -59,7 +62,17 @@ SPECS = (
         source="Brants et al. 2007, §4",
     ),
 )  # fmt: skip
-_BY_NAME = {spec.name: spec for spec in SPECS}
+_PARTS = {
+    "within_context": "over the prompts, BOS included, that are no longer than the context the SAE was trained at",
+    "beyond_context": "over the longer prompts",
+}
+CONTEXT_SPECS = tuple(
+    dataclasses.replace(spec, name=f"{spec.name}_{part}", definition=f"{spec.name} {which}")
+    for part, which in _PARTS.items()
+    for spec in SPECS
+)
+"""Every score once more for the prompts inside the SAE's training context, and for those beyond it."""
+_BY_NAME = {spec.name: spec for spec in (*SPECS, *CONTEXT_SPECS)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,12 +91,13 @@ def right(answers: Answers, examples: list[Example], how: Right, *, word_only: b
     Args:
         answers: Of one pass.
         examples: The examples.
-        how: ``last_word``: every token of the answer is the most likely one of the whole vocabulary, given those before it.
+        how: ``last_word``: every token of the answer is the most likely one of the whole vocabulary, given those before it;
+            ``first_token``: its first token is.
             ``candidates``: the answer's ln p is higher than that of every other candidate (a tie is wrong).
         word_only: For candidates, whether the rest of the sentence is left out.
     """
     index = np.array([example.answer for example in examples])
-    if how == "last_word":
+    if how != "candidates":
         return answers.best[np.arange(len(index)), index]
     return first_alone(answers.lnp_word if word_only else answers.lnp, index)
 
@@ -118,6 +132,10 @@ def scores(clean: Answers, spliced: Answers, examples: list[Example], how: Right
     for name, answers in (("ce_clean", clean), ("ce_spliced", spliced)):
         tokens = answers.ce_n.astype(np.float64)
         found[name] = ratio(answers.ce_sum, tokens, n=int(tokens.sum()), reason="no prompt has a token to predict")
+        some = answers.ce_n > 0
+        found[name.replace("ce_", "ce_prompt_")] = ratio(
+            answers.ce_sum[some] / tokens[some], np.ones(some.sum()), n=int(some.sum()), reason="no prompt has a token to predict"
+        )
     found |= {name: Estimate(value=float(value), n=n) for name, value in counts.items()}
     if how == "candidates":
         words = (right(answers, examples, how, word_only=True) for answers in (clean, spliced))
@@ -130,6 +148,53 @@ def scores(clean: Answers, spliced: Answers, examples: list[Example], how: Right
         else _share(baselines.ngram)
     )
     return [_BY_NAME[spec.name].score(found[spec.name]) for spec in SPECS if spec.name in found]
+
+
+def scores_by_context(
+    clean: Answers,
+    spliced: Answers,
+    examples: list[Example],
+    how: Right,
+    baselines: Baselines,
+    *,
+    n_tokens: NDArray[np.int64],
+    trained: int | None,
+) -> list[Score]:
+    """Return every score over the prompts within the SAE's training context, and over those beyond it.
+
+    Args:
+        clean: The clean answers.
+        spliced: Those with its recons.
+        examples: The examples.
+        how: What counts as right.
+        baselines: What others have right.
+        n_tokens: Length of each prompt ``[N]``, BOS included.
+        trained: Context length that the SAE was trained at; ``None`` where it is not known.
+    """
+    within = n_tokens <= (trained or 0)
+    names = [score.name for score in scores(clean, spliced, examples, how, baselines)]
+    out = []
+    for part, which in (("within_context", within), ("beyond_context", ~within)):
+        if trained is None:
+            reason = "the SAE's files do not say at which context length it was trained (--trained-context)"
+        else:
+            reason = f"every prompt is {'longer' if part == 'within_context' else 'no longer'} than its {trained} tokens"
+        if trained is None or not which.any():
+            out += [_BY_NAME[f"{name}_{part}"].score(Estimate(value=None, reason=reason)) for name in names]
+            continue
+        some = [example for example, taken in zip(examples, which, strict=True) if taken]
+        others = Baselines(
+            last_sentence=baselines.last_sentence[which],
+            ngram=None if baselines.ngram is None else baselines.ngram[which],
+            chance=baselines.chance[which],
+        )
+        found = scores(_some(clean, which), _some(spliced, which), some, how, others)
+        out += [score.model_copy(update={"name": f"{score.name}_{part}"}) for score in found]
+    return out
+
+
+def _some(answers: Answers, which: Bools) -> Answers:
+    return Answers(**{field.name: getattr(answers, field.name)[which] for field in dataclasses.fields(answers)})
 
 
 def raw(clean: Answers, spliced: Answers, examples: list[Example]) -> dict[str, float | None]:

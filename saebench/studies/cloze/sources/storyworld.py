@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from saebench.data.storyworld import cbt, generate, lambada
-from saebench.errors import InputError
-from saebench.studies.cloze.examples import SOURCES, Example, Texts
+from saebench.studies.cloze.examples import SOURCES, Example, Texts, with_blank
 
-BLANK = "XXXXX"
 _TRAINING_SEED = 0
 
 
@@ -32,29 +30,6 @@ def storyworld_cbt(seed: int, n: int, data_dir: Path | None = None) -> Texts:
         for item in cbt(seed, n, "eval")
     ]
     return Texts(name="storyworld:cbt", examples=examples, training=_training)
-
-
-def with_blank(context: str, query: str, candidates: Sequence[str], answer: str, *, kind: str = "") -> Example:
-    """Return the example of a context and a sentence with one blank, ``XXXXX``, as the Children's Book Test has them.
-
-    Raises:
-        InputError: No blank or several, or the answer is not among the candidates.
-    """
-    before, blank, rest = query.partition(BLANK)
-    if not blank or BLANK in rest:
-        raise InputError(f"{query!r} must have one blank, {BLANK}")
-    if answer not in candidates:
-        raise InputError(f"{query!r}: the answer {answer!r} is not among the candidates {', '.join(candidates)}; add it")
-    prompt = f"{context} {before}" if before.strip() else f"{context} "
-    lead = " " if prompt.endswith(" ") else ""
-    return Example(
-        prompt=prompt.rstrip(" "),
-        candidates=tuple(candidates),
-        answer=list(candidates).index(answer),
-        rest=rest,
-        lead=lead,
-        kind=kind,
-    )
 
 
 def _training() -> Iterator[str]:
