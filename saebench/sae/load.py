@@ -56,7 +56,12 @@ def load_sae(
     config, entry = read_entry(found, path, told)
     with damage(found):
         sae = SAE(config, entry.weights())
-    return sae.to(device=device, dtype=dtype or torch.float32)
+        _ = sae.sha256  # of the tensors as they are stored
+        for name in [name for name, _ in sae.weights.items()]:  # one after the other: none is kept beside its cast
+            cast = found.source.cast(getattr(sae.weights, name), device=device, dtype=dtype or torch.float32)
+            sae.weights = replace(sae.weights, **{name: cast})
+            del cast
+    return sae
 
 
 def read_entry(found: Found, path: str | Path, told: Mapping[str, Any] | None = None) -> tuple[SAEConfig, Entry]:

@@ -300,6 +300,15 @@ class Source:
         self.check_unchanged()
         return self._maps.turned(matrix)
 
+    def cast(self, tensor: torch.Tensor, *, device: torch.device | str | None, dtype: torch.dtype) -> torch.Tensor:
+        """Return a tensor in another dtype or on another device, without holding a mapped one twice; the first is used up."""
+        self.check_unchanged()
+        return self._maps.cast(tensor, device=device, dtype=dtype)
+
+    def wide(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return a tensor in float32 if it is stored in less, as :meth:`cast`: scales are folded in afterwards."""
+        return self.cast(tensor, device=None, dtype=torch.float32) if tensor.itemsize < 4 else tensor
+
     def at(self, name: str) -> Path:
         """Return the path of a file of the folder, or of a folder in it.
 

@@ -150,7 +150,8 @@ def _weights(source: Source, file: Path) -> SAEWeights:
             )
         if not bool(mean.isnan().any() | std.isnan().any()):
             s = float(scale)
-            w_enc, w_dec = wide(w_enc).mul_(s), wide(w_dec).div_(s + _EPS)
+            w_enc = wide(w_enc).mul_(s)
+            w_dec = wide(w_dec).div_(s + _EPS)
             b_in, b_dec = mean + b_dec / s, b_dec / (s + _EPS) + mean
     return SAEWeights(
         W_enc=w_enc, b_enc=take(tensors, "encoder.bias", file), W_dec=w_dec, b_dec=b_dec, b_in=b_in,

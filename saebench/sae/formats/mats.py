@@ -17,7 +17,6 @@ from saebench.errors import InputError
 from saebench.registry import FORMATS
 from saebench.sae.reading.files import header, n_tokens, number, take, text
 from saebench.sae.reading.inert import Inert, imports_of, is_of, stand_ins
-from saebench.sae.reading.mapped import wide
 from saebench.sae.reading.stored import Header, StoredTensor
 from saebench.sae.sae import SAEConfig, SAEWeights
 from saebench.sae.site import may_be_in_stream
@@ -99,7 +98,9 @@ class Mats:
             assumptions=tuple(notes.assumptions),
             warnings=tuple(notes.warnings),
         )
-        return Entry(config=config, weights=lambda: _weights(_tensors(source, name, inert), about, shifts is not False, file))
+        return Entry(
+            config=config, weights=lambda: _weights(_tensors(source, name, inert), about, shifts is not False, file, source)
+        )
 
 
 class _About(NamedTuple):
@@ -280,13 +281,13 @@ def _residual(cfg: dict[str, Any], site: str | None, site_out: str | None, file:
     return "centred"
 
 
-def _weights(tensors: dict[str, Any], about: _About, shifts: bool, file: Path) -> SAEWeights:
+def _weights(tensors: dict[str, Any], about: _About, shifts: bool, file: Path, source: Source) -> SAEWeights:
     """Encode f = relu((x − b_dec) W_enc + b_enc), decode x̂ = (f · scaling_factor) W_dec + b_dec, or b_dec_out in its place."""
     b_dec = take(tensors, "b_dec", file)
     w_dec, scaling = take(tensors, "W_dec", file), _scaling(tensors, about, file)
     out: dict[str, torch.Tensor] = {
         "W_enc": take(tensors, "W_enc", file),
-        "W_dec": w_dec if scaling is None else wide(w_dec).mul_(scaling[:, None]),  # a private map, so in place
+        "W_dec": w_dec if scaling is None else source.wide(w_dec).mul_(scaling[:, None]),  # a private map, so in place
         "b_dec": take(tensors, "b_dec_out", file) if about.transcoder else b_dec,
     }
     if shifts:

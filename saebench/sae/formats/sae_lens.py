@@ -18,7 +18,6 @@ from saebench.sae.formats._modules import module_sites, transcodes_to
 from saebench.sae.formats._sae_lens import WHITENING, Normalising, modern, normalising, residual, warn_of_positions
 from saebench.sae.pursuit import Pursuit
 from saebench.sae.reading.files import header, n_tokens, number, real, take, text
-from saebench.sae.reading.mapped import wide
 from saebench.sae.sae import Activation, SAEConfig, SAEWeights
 from saebench.sae.source import Entry, Notes, Source
 
@@ -211,7 +210,7 @@ def _weights(plan: _Plan, source: Source) -> SAEWeights:
     file, tensors = source.at(_WEIGHTS), source.tensors(_WEIGHTS)
     w = {name: take(tensors, name, file) for name in plan.names}
     if plan.scaling or plan.norm.factor or plan.norm.whitened or plan.rescales:
-        w = {name: wide(one) for name, one in w.items()}  # folded in float32
+        w = {name: source.wide(one) for name, one in w.items()}  # folded in float32
     if plan.scaling:
         w["W_dec"].mul_(take(tensors, plan.scaling, file)[:, None])
     rescales = plan.rescales

@@ -55,6 +55,23 @@ class Maps:
                 self.release(slab)
         return out
 
+    def cast(self, tensor: torch.Tensor, *, device: torch.device | str | None, dtype: torch.dtype) -> torch.Tensor:
+        """Return the tensor in another dtype or on another device; itself if it is so already.
+
+        Slab by slab, each given back once it is read: what a map held of the file is not kept beside the cast. Use the
+        tensor no more afterwards.
+        """
+        where = torch.device(device) if device is not None else tensor.device
+        if (tensor.dtype, tensor.device) == (dtype, where) or tensor.ndim == 0 or not tensor.is_contiguous():
+            return tensor.to(device=where, dtype=dtype)
+        out = torch.empty(tensor.shape, dtype=dtype, device=where)
+        rows = max(1, _SLAB_BYTES * len(tensor) // max(1, tensor.nbytes))
+        for start in range(0, len(tensor), rows):
+            slab = tensor[start : start + rows]
+            out[start : start + rows] = slab
+            self.release(slab)
+        return out
+
 
 def wide(tensor: torch.Tensor) -> torch.Tensor:
     """Return it in float32 if it is stored in less: scales are folded in afterwards, and nothing is rounded twice."""
