@@ -171,7 +171,11 @@ def _run_job(config: RunConfig, model: LanguageModel, job: _Job, report: RunRepo
     started = time.monotonic()
     saes = [item.sae.load().to(device=model.device) for item in job.items]
     title = f"{job.task.name} · {job.port.read.name} · {len(saes)} SAE{'s' if len(saes) > 1 else ''}"
-    outcomes = (_study if job.corpus is None else _stream)(config, job, saes, title, progress)
+    if job.corpus is None:
+        outcomes, missing = _study(config, job, saes, title, progress)
+        report.failures += [f"{job.task.name}: {what}" for what in missing]
+    else:
+        outcomes = _stream(config, job, saes, title, progress)
     seconds = time.monotonic() - started
     timing = {
         "seconds_pass": round(seconds, 3),
@@ -216,8 +220,10 @@ def _stream(config: RunConfig, job: _Job, saes: list[SAE], title: str, progress:
     ]
 
 
-def _study(config: RunConfig, job: _Job, saes: list[SAE], title: str, progress: Progress | SilentProgress) -> list[Outcome]:
-    """Run a study on all SAEs of the job."""
+def _study(
+    config: RunConfig, job: _Job, saes: list[SAE], title: str, progress: Progress | SilentProgress
+) -> tuple[list[Outcome], tuple[str, ...]]:
+    """Run a study on all SAEs of the job; return what it found, and what of it could not be had."""
     task = job.task
     assert isinstance(task, StudyTask)
     kind, settings = study_of(task)
@@ -236,7 +242,7 @@ def _study(config: RunConfig, job: _Job, saes: list[SAE], title: str, progress: 
         results = study.run(saes)
     for note in (*results[0].notes, *_too_few(config, task.name, results[0].data.n_contexts, "examples")):
         progress.note(note)
-    return [Outcome(results=[result], data=result.data, tables=result.tables) for result in results]
+    return [Outcome(results=[result], data=result.data, tables=result.tables) for result in results], results[0].missing
 
 
 def _sae_budget(device: torch.device) -> int:

@@ -223,6 +223,23 @@ class SAE:
             d_sae=self.config.d_sae,
         )
 
+    def pre_activations(self, acts: Float[torch.Tensor, "N D"], latents: slice) -> Float[torch.Tensor, "N s"]:
+        """Return (norm(x) − b_in) W_enc + b_enc of some latents: what the activation takes (of a gated SAE, its gate).
+
+        Args:
+            acts: As :meth:`run` takes them.
+            latents: Which ones, so that tokens × d_sae need not be held at once.
+
+        Raises:
+            InputError: ``matching_pursuit`` has none.
+        """
+        if self.config.pursuit is not None:
+            raise InputError(f"{self.config.name}: matching pursuit has no pre-activations; ask for its latents")
+        with torch.inference_mode():
+            x, _, _ = self._normalise(acts.to(self.dtype))
+            inner = x if self.weights.b_in is None else x - self.weights.b_in
+            return torch.addmm(self.b_enc[latents], inner, self.W_enc[:, latents])
+
     def reconstruct(self, acts: Float[torch.Tensor, "N D"]) -> Float[torch.Tensor, "N O"]:
         """Return the recon of all tokens, in the model's own space."""
         parts = [chunk.recon for chunk in self.run(acts)]

@@ -70,6 +70,8 @@ class StudyResult(MetricResult):
     """Tables to lie beside the record as ``seed<k>.<name>.parquet``: columns of one length, by name; ``latents`` is taken."""
     notes: tuple[str, ...] = ()
     """Remarks for the user while it runs, the same for every SAE: examples that were cut, or left out."""
+    missing: tuple[str, ...] = ()
+    """What was asked for and could not be had, a line each, the same for every SAE; the run counts as incomplete (exit 3)."""
 
 
 class Study(ABC, Generic[SettingsOf]):
