@@ -164,6 +164,12 @@ def test_the_page_of_formats_lists_those_that_are_registered():
     assert page == generate.filled(page, generate.formats())
 
 
+def test_the_page_of_probe_tasks_lists_the_61():
+    page = (ROOT / "docs/probes.md").read_text(encoding="utf-8")
+    assert page == generate.filled(page, generate.probes())
+    assert generate.probes().count("\n| ") == 61
+
+
 def test_committed_records_are_free_of_folders():
     for record in committed():
         assert not Path(record.sae.path).is_absolute() and not Path(record.model.id).is_absolute()
@@ -218,12 +224,12 @@ def test_the_undertrained_sae_ranks_last_and_the_short_context_shows():
     assert rise(by_name["topk-layer3-context64"]) > 2
 
 
-@pytest.mark.xfail(
-    raises=AssertionError,
-    strict=True,
-    reason="the model that ships was trained for 5.6M tokens and does not look back for its answers yet",
+NOT_YET = pytest.mark.xfail(
+    raises=AssertionError, strict=True, reason="the model that ships knows which words a passage has, not yet which go together"
 )
-@pytest.mark.parametrize("task", ["storyworld_lambada", "storyworld_cbt"])
+
+
+@pytest.mark.parametrize("task", ["storyworld_lambada", pytest.param("storyworld_cbt", marks=NOT_YET)])
 def test_the_model_reads_and_what_the_splice_takes_follows_explained_variance(task: str):
     records = [r for r in committed() if r.sae.path.startswith("reference:")]
     variance = {r.sae.name: r.score("explained_variance").value for r in records if r.task.name == "storyworld_core"}
