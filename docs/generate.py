@@ -1,4 +1,4 @@
-"""``python docs/generate.py [readme] [truth] [formats] [pictures]``: write again what README and ``docs/`` show of our own."""
+"""``python docs/generate.py [readme] [truth] [formats] [probes] [pictures]``: what README and ``docs/`` show of our own."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from saebench.errors import SaebenchError
+from saebench.probelist import ProbeTask, all_probe_tasks
 from saebench.registry import FORMATS
 from saebench.report import markdown
 from saebench.report.plots import by_position
@@ -66,6 +67,23 @@ def formats() -> str:
     )  # fmt: skip
 
 
+def probes() -> str:
+    """Return the table of Gao et al.'s 61 probe tasks in Markdown, in the order of their numbers."""
+    tasks = [(task.gao61, task) for task in all_probe_tasks().values() if task.gao61 is not None]
+    rows = [
+        f"| {gao.number} | `{task.name}` | {task.classes[1]} | {task.classes[0]} | {_sources(task)} | {gao.mark} |"
+        for gao, task in sorted(tasks, key=lambda pair: pair[0].number)
+    ]
+    return "\n".join(["| # | probe task | positive | negative | source | how sure |", "|---:|---|---|---|---|---|", *rows])
+
+
+def _sources(task: ProbeTask) -> str:
+    names = dict.fromkeys(f"`{source.name()}`" for source in task.sources)
+    if len(names) > 2:
+        names = dict.fromkeys(f"`{source.hub or source.name()}`" for source in task.sources)
+    return ", ".join(names)
+
+
 def picture(results: Path) -> bytes:
     """Return the picture of delta_ce by position (PNG) from the records of the bundled model under ``results``."""
     conditions = ["model=reference", "seed=0", *(f"sae={name}" for name in SHOWN)]
@@ -88,6 +106,8 @@ def main(words: list[str]) -> int:
             fill(ROOT / "docs/truth.md", truth(ROOT / "results"))
         if not words or "formats" in words:
             fill(ROOT / "docs/formats.md", formats())
+        if not words or "probes" in words:
+            fill(ROOT / "docs/probes.md", probes())
     except (SaebenchError, OSError) as error:
         sys.stderr.write(f"docs/generate.py: {error}\n")
         return 2

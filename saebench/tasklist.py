@@ -220,6 +220,8 @@ def validate(model: type[Spec], data: Any, where: str, *, also: Iterable[str] = 
 def _fields_at(model: type[BaseModel], keys: list[str]) -> list[str]:
     """Return the names of the fields of the model that lies at ``keys`` inside ``model``."""
     for key in keys:
+        if key.isdigit():  # the place in a list, whose kind has been looked at
+            continue
         field = model.model_fields.get(key)
         kinds = [] if field is None else [field.annotation, *get_args(field.annotation)]
         inner = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]

@@ -14,7 +14,9 @@ Rows = list[dict[str, object]]
 
 
 @click.command("list")
-@click.argument("what", type=click.Choice(["metrics", "studies", "tasks", "suites", "formats", "recipes", "models", "saes"]))
+@click.argument(
+    "what", type=click.Choice(["metrics", "studies", "tasks", "probes", "suites", "formats", "recipes", "models", "saes"])
+)
 @json_option
 def list_(what: str, as_json: bool) -> int:
     """List what is installed, plug-ins included."""
@@ -59,6 +61,22 @@ def _tasks() -> Rows:
     ]
 
 
+def _probes() -> Rows:
+    from saebench.probelist import all_probe_tasks
+
+    return [
+        {
+            "probe": task.name,
+            "version": task.version,
+            "positive": task.classes[1],
+            "negative": task.classes[0],
+            "sources": list(dict.fromkeys(source.name() for source in task.sources)),
+            "gao61": None if task.gao61 is None else task.gao61.mark,
+        }
+        for task in all_probe_tasks().values()
+    ]
+
+
 def _suites() -> Rows:
     from saebench.tasklist import all_suites
 
@@ -100,6 +118,7 @@ _LISTS: dict[str, Callable[[], Rows]] = {
     "metrics": _metrics,
     "studies": _studies,
     "tasks": _tasks,
+    "probes": _probes,
     "suites": _suites,
     "formats": _formats,
     "recipes": _recipes,

@@ -1,4 +1,4 @@
-"""``saebench show``: the definition of a metric, a study or a task."""
+"""``saebench show``: the definition of a metric, a study, a task or a probe task."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from saebench.errors import InputError, did_you_mean
 
 
 @click.command()
-@click.argument("kind", type=click.Choice(["metric", "study", "task"]))
+@click.argument("kind", type=click.Choice(["metric", "study", "task", "probe"]))
 @click.argument("name")
 @json_option
 def show(kind: str, name: str, as_json: bool) -> int:
-    """Show the definition of the metric or study (or one score of it) or the task called NAME."""
+    """Show the definition of the metric or study (or one score of it), the task or the probe task called NAME."""
     if kind == "task":
         found, text = _task(name), _task_text
+    elif kind == "probe":
+        found, text = _probe(name), _probe_text
     else:
         found, text = _measure(kind, name), _measure_text
     if as_json:
@@ -67,6 +69,35 @@ def _task(name: str) -> dict[str, Any]:
     if isinstance(task, StudyTask):
         found["settings"] = study_of(task)[1].model_dump(mode="json")
     return found
+
+
+def _probe(name: str) -> dict[str, Any]:
+    from saebench.probelist import MARKS, probe_task
+
+    task = probe_task(name)
+    found = task.model_dump(mode="json")
+    found["sources"] = [source.model_dump(mode="json", exclude_defaults=True) for source in task.sources]
+    if task.gao61 is not None:
+        found["gao61"]["means"] = MARKS[task.gao61.mark]
+    return found
+
+
+def _probe_text(found: dict[str, Any]) -> str:
+    rules = ("keep", "text", "label", "positive", "negative", "group", "train", "balance", "split", "n_train", "n_test")
+    sources = "".join("  " + ", ".join(f"{k}: {v}" for k, v in source.items()) + "\n" for source in found["sources"])
+    lines = "".join(f"{key}: {found[key]!r}\n" for key in rules if found[key] is not None)
+    negative, positive = found["classes"]
+    gao = found["gao61"]
+    paper = (
+        f"task {gao['number']} of Gao et al.'s 61, {gao['mark']}: {gao['means']}. Not known: {gao['unknown']}\n" if gao else ""
+    )
+    get = f"how to get it: {found['get']}\n" if found["get"] else ""
+    instead = f"much the same, of data that are easier to get: {found['stand_in']}\n" if found["stand_in"] else ""
+    return (
+        f"{found['name']}, version {found['version']}\n\n{found['description']}\n\npositive: {positive}\nnegative: {negative}\n"
+        f"sources:\n{sources}{lines}{paper}{get}{instead}"
+        f"licence of the data: {found['licence']}\n\n{found['citation'].rstrip()}\n"
+    )
 
 
 def _measure_text(found: dict[str, Any]) -> str:

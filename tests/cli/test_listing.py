@@ -17,6 +17,7 @@ def _json(capsys: pytest.CaptureFixture[str], *words: str):
     [
         ("metrics", "metric", "reconstruction"),
         ("tasks", "task", "core"),
+        ("probes", "probe", "gao61/sciq"),
         ("suites", "suite", "quick"),
         ("formats", "format", "native"),
         ("models", "family", "gpt2"),
@@ -46,3 +47,20 @@ def test_a_task_shows_everything_that_defines_it(capsys: pytest.CaptureFixture[s
     text = capsys.readouterr().out
     for part in ("core, version 1", "reconstruction", "Skylion007/openwebtext", "@misc"):
         assert part in text
+
+
+def test_a_probe_task_shows_everything_that_defines_it(capsys: pytest.CaptureFixture[str]):
+    assert main(["show", "probe", "gao61/jigsaw"]) == 0
+    text = capsys.readouterr().out
+    for part in (
+        "gao61/jigsaw, version 1",
+        "positive: toxic",
+        "label: 'toxic == 1'",
+        "task 46",
+        "Kaggle",
+        "sae-probes/95_toxic_is",
+    ):
+        assert part in text
+    assert _json(capsys, "show", "probe", "gao61/sciq")["gao61"]["mark"] == "noted"
+    assert main(["show", "probe", "gao61/jigsau"]) == 2
+    assert "Did you mean 'gao61/jigsaw'" in capsys.readouterr().err

@@ -148,3 +148,23 @@ def test_tiny_stories_golden(shared_dir, model, separator, sha256):
     assert corpus.sha256 == sha256
     assert corpus.has_bos and corpus.valid.all() and corpus.warnings == ()
     assert not (corpus.tokens[:, 1:][corpus.scored[:, 1:]] == tokenizer.bos_token_id).any()
+
+
+def test_a_data_set_that_is_a_script_is_read_from_the_hubs_own_parquet(monkeypatch):
+    asked = {}
+
+    class Stream:
+        def shuffle(self, *, seed, buffer_size):
+            return iter(ROWS)
+
+    def load(id, config=None, **how):
+        asked.update(id=id, config=config, **how)
+        return Stream()
+
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda *_, **__: SimpleNamespace(sha=COMMIT))
+    monkeypatch.setattr("datasets.load_dataset", load)
+    found = load_rows("o/d", config="plain", split="challenge", revision="refs/convert/parquet")
+    assert list(found.rows) == ROWS and found.revision == COMMIT
+    assert asked["data_files"] == {"challenge": "plain/challenge/*.parquet"} and asked["revision"] == COMMIT
+    load_rows("o/d", split="test", revision="refs/convert/parquet")
+    assert asked["data_files"] == {"test": "default/test/*.parquet"} and asked["config"] is None

@@ -83,10 +83,11 @@ def _once(texts: Sequence[str], labels: Bools) -> tuple[Indices, tuple[str, ...]
     """Return the numbers of the texts without repetitions and contradictions."""
     first: dict[str, int] = {}
     torn: set[str] = set()
+    flags = labels.tolist()
     for number, text in enumerate(texts):
         if not text.strip():
             raise InputError(f"text {number} is empty; leave such rows out with `keep`")
-        if labels[first.setdefault(text, number)] != labels[number]:
+        if flags[first.setdefault(text, number)] != flags[number]:
             torn.add(text)
     kept = np.array([number for text, number in first.items() if text not in torn], np.int64)
     notes = []
@@ -110,16 +111,17 @@ def _shuffled(n: int, rng: torch.Generator) -> Indices:
 def _shares(order: Indices, labels: Bools, groups: Sequence[Hashable], share: float) -> Bools:
     """Return, along ``order``, what is for training: groups go to the split that is further behind its share of their kind."""
     members: dict[Hashable, list[int]] = {}
-    for place, number in enumerate(order):
+    for place, number in enumerate(order.tolist()):
         members.setdefault(groups[number], []).append(place)
+    flags = labels[order].tolist()
     out = np.zeros(len(order), bool)
-    given = np.zeros((3, 2))  # [only negative, only positive, both] × [all, training]
+    every, trained = [0, 0, 0], [0, 0, 0]  # of groups that hold the negative class only, the positive only, both
     for places in members.values():
-        mine = labels[order[places]]
-        kind = 2 if mine.any() and not mine.all() else int(mine[0])
-        given[kind, 0] += len(places)
-        if given[kind, 1] + len(places) / 2 <= share * given[kind, 0]:
-            given[kind, 1] += len(places)
+        positive = sum(flags[place] for place in places)
+        kind = 0 if not positive else 1 if positive == len(places) else 2
+        every[kind] += len(places)
+        if trained[kind] + len(places) / 2 <= share * every[kind]:
+            trained[kind] += len(places)
             out[places] = True
     return out
 

@@ -13,7 +13,7 @@ from saebench.studies.probes.corpus import CorpusOptions, documents
 from saebench.studies.probes.recipe import PROBE_RECIPES, Recipe, RecipeOptions, Wanted
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
-_KINDS = ("both", "missing_first", "missing_second")
+_KINDS: tuple[str, ...] = ("both", "missing_first", "missing_second")
 
 
 class PhraseOptions(CorpusOptions):
@@ -41,8 +41,8 @@ class Phrase(Recipe[PhraseOptions]):
     def rows(self, wanted: Wanted) -> Iterator[dict[str, Any]]:
         """Return at most as many rows as are wanted; ``InputError`` if the corpus lacks the phrase or either half of it."""
         half = (wanted.n_train + wanted.n_test) // 2
-        left = dict(zip(_KINDS, (half, -(-half // 2), half // 2), strict=True))
-        found = dict.fromkeys(_KINDS, 0)
+        left: dict[str, int] = dict(zip(_KINDS, (half, -(-half // 2), half // 2), strict=True))
+        found: dict[str, int] = dict.fromkeys(_KINDS, 0)
         for number, text in enumerate(documents(self.options, seed=wanted.seed, data_dir=wanted.data_dir)):
             for kind, passage in self._passages(text):
                 if left[kind]:
