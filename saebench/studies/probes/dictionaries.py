@@ -126,7 +126,8 @@ def pool(tokens: csr_array, lengths: Int[np.ndarray, " N"], pooling: Pooling) ->
     """
     if pooling == "last":
         return tokens
-    n, size = len(lengths), np.shape(tokens)[1]
+    assert tokens.shape is not None  # scipy's own hints allow it
+    n, size = len(lengths), tokens.shape[1]
     text = np.repeat(np.arange(n), lengths)
     if pooling == "mean":
         share = csr_array((1.0 / np.repeat(lengths, lengths), (text, np.arange(len(text)))), shape=(n, len(text)))

@@ -114,7 +114,7 @@ def fit_sparse(tasks: Sequence[tuple[Matrix, Bools]], *, l2: float = L2, at_once
         l2: The penalty, above 0.
         at_once: Entries that are worked on together; :data:`AT_ONCE` if ``None``. It moves no number.
     """
-    out = [Fits.of_nothing(np.shape(matrix)[1], float(labels.mean())) for matrix, labels in tasks]
+    out = [Fits.of_nothing(_width(matrix), float(labels.mean())) for matrix, labels in tasks]
     held: list[_Piece] = []
     entries = 0
     for piece in _pieces(tasks, at_once or AT_ONCE):
@@ -194,6 +194,12 @@ def _solve(pieces: Sequence[_Piece], out: Sequence[Fits], l2: float) -> None:
         which = taken[here][mine]
         picked = Fits(**{name: getattr(fits, name)[which] for name in ("weight", "bias", "loss", "separable", "converged")})
         out[piece.task].put(piece.latents[mine], picked)
+
+
+def _width(matrix: Matrix) -> int:
+    shape = matrix.shape
+    assert shape is not None  # scipy's own hints allow it
+    return shape[1]
 
 
 def _losses(z: Floats) -> tuple[Floats, Floats]:
