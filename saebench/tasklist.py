@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Iterable
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -14,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from saebench.errors import InputError, did_you_mean
 
 _SUITES = "suites.yaml"
+LM_EVAL = "lm-eval:"
+"""What stands before the name of a task of lm-eval, or the path of a file that defines one."""
 
 
 class _Frozen(BaseModel):
@@ -123,12 +126,15 @@ def load_task(name: str) -> TaskSpec:
     """Return the task called ``name``, or the one that a YAML file defines.
 
     Args:
-        name: Name of a task that comes with the package, or a path that ends in ``.yaml`` or ``.yml``.
+        name: Name of a task that comes with the package, a path that ends in ``.yaml`` or ``.yml``, or ``lm-eval:`` and the name
+            or the file of a task of lm-eval.
 
     Raises:
         InputError: An unknown name (with the nearest ones), no such file, a file that is not a task, or one that takes the
             name of a task of the package.
     """
+    if name.startswith(LM_EVAL):
+        return _lm_eval_task(name.removeprefix(LM_EVAL))
     if not name.endswith((".yaml", ".yml")):
         return _pick("task", name, _tasks())
     file = Path(name).expanduser()
@@ -136,6 +142,27 @@ def load_task(name: str) -> TaskSpec:
     if task.name in _tasks():
         raise InputError(f"{name}: the task {task.name!r} comes with saebench; give yours another name")
     return task
+
+
+def _lm_eval_task(asked: str) -> StudyTask:
+    """Return the task that asks what lm-eval's task of that name or file asks; lm-eval itself looks when it is run."""
+    if not asked:
+        raise InputError("name a task of lm-eval, as in lm-eval:hellaswag, or a file that defines one")
+    settings: dict[str, Any] = {"task": asked}
+    if asked.endswith((".yaml", ".yml")):
+        file = Path(asked).expanduser()
+        if not file.is_file():
+            raise InputError(f"no such lm-eval task file: {file}")
+        settings["task_sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return StudyTask(
+        name=LM_EVAL + (Path(asked).stem if "task_sha256" in settings else asked),
+        version=1,
+        description=f"The task {asked} of lm-eval, clean and with recons in place of acts.",
+        citation="that of the task, in its folder of lm-eval",
+        licence="that of the task's data",
+        study="lm_eval",
+        settings=settings,
+    )
 
 
 def load_suite(name: str) -> SuiteSpec:

@@ -26,6 +26,7 @@ _WHERE = "Only records whose sae, format, architecture, model, site, task or see
 @click.option("--where", "conditions", multiple=True, metavar="KEY=VALUE", help=_WHERE)
 @click.option("--sort", metavar="METRIC", help="Order the rows by this score, best first.")
 @click.option("--leaderboard", is_flag=True, help="Few columns, the rows of each model by delta_ce unless --sort says otherwise.")
+@click.option("--against", metavar="NAME", help="Put published numbers beside: anders2024, bloom2024.")
 @click.option("-o", "--output", type=_PATH, metavar="FILE", help="Write there instead of printing.")
 def report(
     folders: tuple[Path, ...],
@@ -34,6 +35,7 @@ def report(
     conditions: tuple[str, ...],
     sort: str | None,
     leaderboard: bool,
+    against: str | None,
     output: Path | None,
 ) -> int:
     """Show the records under DIR (default: results)."""
@@ -43,7 +45,11 @@ def report(
     for error in found.damaged:
         say(str(error))
     records = where(found.records, conditions)
-    if records or view == "json":
+    if against is not None:
+        from saebench.report import against as beside
+
+        _write(beside.render(beside.against(records, against), view), output)
+    elif records or view == "json":
         _put(view, records, scores, sort, leaderboard, output)
     return RecordError.exit_code if found.damaged else 0
 
@@ -69,6 +75,10 @@ def _put(
             terminal.show(table, sys.stdout)
             return
         text = markdown.render(table) if view == "md" else terminal.render(table)
+    _write(text, output)
+
+
+def _write(text: str, output: Path | None) -> None:
     if output is None:
         sys.stdout.write(text)
         return

@@ -1,0 +1,89 @@
+"""Scores of an lm-eval task by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from saebench.studies.lm_eval.found import Found
+from saebench.studies.lm_eval.scores import score_name, scores, table
+
+
+def mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def perplexity(values: list[float]) -> float:
+    return float(np.exp(-np.mean(values)))
+
+
+CLEAN, SPLICED = [1, 1, 0, 0, 1], [1, 0, 0, 1, 0]
+LNP = np.array([[-1.0, -2.0, -3.0, -4.0, -5.0], [-1.5, -2.0, -4.0, -4.5, -9.0]])
+TASK = Found(
+    name="t",
+    documents=[0, 1, 2, 3, 4],
+    metrics={("acc", "none"): [CLEAN, SPLICED], ("perplexity", "none"): LNP.tolist()},
+    aggregations={"acc": mean, "perplexity": perplexity},
+    higher_is_better={"acc": True, "perplexity": False},
+    lnp=LNP,
+)
+
+
+def test_every_score_by_hand():
+    found = {s.name: s for s in scores([TASK], 1, seed=0)}
+    assert (found["acc_clean"].value, found["acc_spliced"].value) == (0.6, 0.4)
+    differences = np.array(SPLICED) - np.array(CLEAN)
+    assert found["acc_delta"].value == pytest.approx(-0.2)
+    assert found["acc_delta"].stderr == pytest.approx(differences.std(ddof=1) / np.sqrt(5))
+    assert [found[f"n_{k}"].value for k in ("both", "clean_only", "spliced_only", "neither")] == [1, 2, 1, 1]
+    assert found["mcnemar_p"].value == 1
+    assert found["delta_lnp_mean"].value == pytest.approx(-1.2) and found["delta_lnp_median"].value == pytest.approx(-0.5)
+    assert found["perplexity_clean"].value == pytest.approx(np.exp(3.0))
+    assert found["perplexity_delta"].value == pytest.approx(np.exp(4.2) - np.exp(3.0))
+    assert found["perplexity_spliced"].better == "lower" and found["acc_spliced"].better == "higher"
+    assert {s.n for s in found.values()} == {5}
+
+
+def test_the_difference_of_what_is_no_mean_is_drawn_in_pairs():
+    g = np.random.default_rng(1)
+    lnp = g.normal(-2, 0.5, 400)
+    pair = np.array([lnp, lnp - 0.1])  # the same change everywhere
+    one = Found(
+        name="t",
+        documents=list(range(400)),
+        metrics={("perplexity", "none"): pair.tolist()},
+        aggregations={"perplexity": perplexity},
+    )
+    found = {s.name: s for s in scores([one], 1, seed=0)}
+    # by the delta method the s.e. of exp(−mean) is exp(−mean) · sd / √n; the difference has (e^0.1 − 1) of it
+    error = np.exp(-lnp.mean()) * lnp.std(ddof=1) / 20
+    assert found["perplexity_clean"].stderr == pytest.approx(error, rel=0.2)
+    assert found["perplexity_delta"].stderr == pytest.approx(error * (np.exp(0.1) - 1), rel=0.2)
+    again = {s.name: s for s in scores([one], 1, seed=0)}
+    assert again["perplexity_delta"].stderr == found["perplexity_delta"].stderr
+
+
+def test_tasks_of_a_group_count_by_document():
+    other = Found(
+        name="u", documents=[0, 1], metrics={("acc", "none"): [[1, 1], [1, 1]]}, aggregations={"acc": mean},
+        higher_is_better={"acc": True},
+    )  # fmt: skip
+    found = {s.name: s for s in scores([TASK, other], 1, seed=0)}
+    assert found["acc_clean"].value == pytest.approx(5 / 7) and found["acc_clean"].n == 7
+    assert found["delta_lnp_mean"].n == 5, "only the first task has a right answer with a likelihood"
+    rows = table([TASK, other], 1)
+    assert rows["task"] == ["t"] * 5 + ["u"] * 2 and rows["document"] == [0, 1, 2, 3, 4, 0, 1]
+    assert rows["acc_spliced"] == [*map(float, SPLICED), 1.0, 1.0] and rows["lnp_spliced"][5:] == [None, None]
+    assert rows["perplexity_clean"][5:] == [None, None]
+
+
+def test_what_has_no_likelihood_says_so():
+    one = Found(name="t", documents=[0, 1], metrics={("f1", "none"): [[0.5, 0.2], [0.1, 0.3]]}, aggregations={"f1": mean})
+    found = {s.name: s for s in scores([one], 1, seed=0)}
+    assert found["delta_lnp_mean"].value is None and "no likelihood" in (found["delta_lnp_mean"].reason or "")
+    assert "n_both" not in found and found["f1_delta"].better == "none"
+
+
+def test_names_of_filters():
+    assert score_name(("acc", "none")) == "acc"
+    assert score_name(("exact_match", "strict-match")) == "exact_match_strict_match"
