@@ -87,6 +87,7 @@ bench: $(STAMP) $(PEERS)/.installed ## measure speed and memory against the peer
 	$(BIN)/python benchmarks/start.py --records build/bench-records --json benchmarks/figures/start.json
 	$(BIN)/python benchmarks/load.py --json benchmarks/figures/load.json
 	$(BIN)/python benchmarks/storyworld.py --json benchmarks/figures/storyworld.json
+	$(BIN)/python benchmarks/probes.py --json benchmarks/figures/probes.json
 	for what in quality dead memory speed pipeline; do \
 		$(BIN)/python benchmarks/train.py $$what --peers $(PEERS)/bin/python --shared $(SHARED) || exit 1; done
 

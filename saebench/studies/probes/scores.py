@@ -26,6 +26,8 @@ BASELINES = {
     "random": "an SAE of random directions with the SAE's d_sae and L0 in place of the SAE",
 }
 CEILING = "acts"
+BESIDE = ("loss", "acc", "auc")
+"""The scores of what stands beside the SAE; the table has all of them."""
 _SOURCE = "Gao et al. 2024, arXiv 2406.04093, §4.2"
 _BEST = "the latent that was best in training"
 _OF_ONE = {
@@ -65,52 +67,40 @@ class TaskOutcome:
     n_unconverged: int = 0
 
 
+def _spec(name: str, text: str, unit: str = "", better: str = "none", source: str = "") -> ScoreSpec:
+    return ScoreSpec(
+        name=f"probe_{name}",
+        definition=f"Mean over probe tasks of {text}.",
+        better=better,  # pyright: ignore[reportArgumentType]
+        unit=unit,
+        unit_n="tasks",
+        source=source,
+    )
+
+
 def _specs() -> tuple[ScoreSpec, ...]:
-    out = []
-    for tail, instead in {"": "", **BASELINES}.items():
-        end, note = (f"_{tail}", f" With {instead}.") if tail else ("", "")
-
-        def spec(
-            name: str, text: str, unit: str, better: str, source: str = "", *, end: str = end, note: str = note, tail: str = tail
-        ) -> ScoreSpec:
-            return ScoreSpec(
-                name=f"probe_{name}{end}",
-                definition=f"Mean over probe tasks of {text}.{note}",
-                better="none" if tail else better,  # pyright: ignore[reportArgumentType]
-                unit=unit,
-                unit_n="tasks",
-                source=source,
-            )
-
-        out += [spec(name, *of) for name, of in _OF_ONE.items()]
-        out.append(spec("loss_train_min", "the smallest training CE over all latents, as in the paper", "nats", "lower", _SOURCE))
-        for k in KS:
-            which = f"a probe on the {k} latents with the smallest training losses"
-            out.append(spec(f"loss_k{k}", f"the test CE of {which}", "nats", "lower"))
-            out.append(spec(f"acc_k{k}", f"the test accuracy of {which}", "", "higher"))
-            out.append(spec(f"auc_k{k}", f"the test area under the ROC curve of {which}", "", "higher"))
-        luck = "where training labels are permuted, so that only luck is left"
-        out.append(spec("loss_permuted", f"the test CE of the latent chosen and fitted {luck}", "nats", "none"))
-        out.append(spec("loss_train_min_permuted", f"the smallest training CE over all latents {luck}", "nats", "none"))
-    for name, (text, unit, _) in _OF_ONE.items():
-        what = text.replace(
-            _BEST, "logistic regression on all channels of the acts, its penalty chosen on held-out training texts"
-        )
-        out.append(
-            ScoreSpec(name=f"probe_{name}_{CEILING}", definition=f"Mean over probe tasks of {what}.", unit=unit, unit_n="tasks")
-        )
+    out = [_spec(name, *of) for name, of in _OF_ONE.items()]
+    minimum = "the smallest training CE over all latents, as in the paper"
+    out.append(_spec("loss_train_min", minimum, "nats", "lower", _SOURCE))
+    for k in KS:
+        which = f"a probe on the {k} latents with the smallest training CEs"
+        out.append(_spec(f"loss_k{k}", f"the test CE of {which}", "nats", "lower"))
+        out.append(_spec(f"acc_k{k}", f"the test accuracy of {which}", "", "higher"))
+        out.append(_spec(f"auc_k{k}", f"the test area under the ROC curve of {which}", "", "higher"))
+    luck = "where training labels are permuted, so that only luck is left"
+    out.append(_spec("loss_permuted", f"the test CE of the latent chosen and fitted {luck}", "nats"))
+    out.append(_spec("loss_train_min_permuted", f"the smallest training CE over all latents {luck}", "nats"))
+    out.append(_spec("separable", "whether a threshold of the chosen latent parts the training texts (1 or 0)"))
+    for tail, instead in BASELINES.items():
+        for name in BESIDE:
+            text, unit, _ = _OF_ONE[name]
+            out.append(_spec(f"{name}_{tail}", f"{text}, with {instead}", unit))
+    ceiling = "logistic regression on all channels of the acts, its penalty chosen on held-out training texts"
+    for name in BESIDE:
+        text, unit, _ = _OF_ONE[name]
+        out.append(_spec(f"{name}_{CEILING}", text.replace(_BEST, ceiling), unit))
     base = "who knows nothing but the training texts' share of the positive class"
-    loss = f"Mean over probe tasks of the test CE of {base}."
-    out += [
-        ScoreSpec(name="probe_loss_base", definition=loss, unit="nats", unit_n="tasks"),
-        ScoreSpec(name="probe_acc_base", definition=f"Mean over probe tasks of the test accuracy of {base}.", unit_n="tasks"),
-        ScoreSpec(
-            name="probe_separable",
-            definition="Share of probe tasks whose training texts the chosen latent parts by a threshold; its weight is "
-            "bounded by the penalty alone.",
-            unit_n="tasks",
-        ),
-    ]  # fmt: skip
+    out.append(_spec("loss_base", f"the test CE of {base}", "nats"))
     return tuple(out)
 
 
@@ -158,14 +148,11 @@ def scores(found: Mapping[str, Found], base: Sequence[Finding], drawn: Float[np.
                 out[f"probe_{name}{end}"] = over_tasks(values, drawn)
         if not tail:
             out["probe_separable"] = over_tasks([float(outcome.separable) for outcome in one.outcomes], drawn)
-    for name in ("loss", "acc"):
-        out[f"probe_{name}_base"] = over_tasks([finding.values[name] for finding in base], drawn)
+    out["probe_loss_base"] = over_tasks([finding.values["loss"] for finding in base], drawn)
     return [_BY_NAME[spec.name].score(out[spec.name]) for spec in SPECS if spec.name in out]
 
 
 def _tail(name: str) -> str:
-    if name == "probe_separable":
-        return ""
     return next((tail for tail in (*BASELINES, CEILING, "base") if name.endswith(f"_{tail}")), "")
 
 

@@ -73,8 +73,8 @@ class Probes(Study[ProbesSettings]):
     Settings: ClassVar[type[StudySettings]] = ProbesSettings
 
     def total(self) -> int:
-        """Return twice the number of probe tasks: each is put to the SAEs, then to what stands beside them."""
-        return 2 * len(probe_tasks(self.settings.tasks))
+        """Return three times the number of probe tasks: each is read, put to the SAEs, then to what stands beside them."""
+        return 3 * len(probe_tasks(self.settings.tasks))
 
     def run(self, saes: Sequence[SAE]) -> list[StudyResult]:
         """Return one result an SAE.
@@ -128,9 +128,10 @@ class Probes(Study[ProbesSettings]):
             why = one.reason if isinstance(one, MissingProbe) else _one_class(one)
             if isinstance(one, ProbeExamples) and why is None:
                 tasks.append(one)
+                setting.advance(1)
             else:
                 missing.append(str(why))
-                setting.advance(2)
+                setting.advance(3)
         if not tasks:
             raise InputError(f"no probe task of {', '.join(self.settings.tasks)} can be had; the first: {missing[0]}")
         return tasks, missing
