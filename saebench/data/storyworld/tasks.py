@@ -11,8 +11,9 @@ from saebench.data.storyworld import lexicon as lex
 from saebench.data.storyworld import phrases as ph
 from saebench.data.storyworld import tale, talk, town
 from saebench.data.storyworld.entities import Codes, Person, Thing
-from saebench.data.storyworld.generate import PARTS, Part, write
+from saebench.data.storyworld.generate import PARTS, Part
 from saebench.data.storyworld.rng import Rng, Weighted
+from saebench.data.storyworld.shared import shared
 from saebench.data.storyworld.variables import VARIABLES
 from saebench.data.storyworld.world import PLACES, World
 from saebench.errors import InputError
@@ -211,8 +212,7 @@ def cbt(seed: int, n: int, part: Part = "eval", kinds: tuple[str, ...] = ("owner
 def common_kinds(variable: str, seed: int = 0) -> tuple[int, int]:
     """Return the two values of a variable that most documents have; "none" counts only where there is no other."""
     seen: Counter[int] = Counter()
-    for index in range(_SAMPLE):
-        document = write(seed, "train", index)
+    for document in islice(shared(seed, "train"), _SAMPLE):
         pairs = zip(document.labels(variable), document.pieces, strict=True)
         seen.update({label for label, piece in pairs if piece.strip()})
     order = sorted((value for value in seen if value), key=lambda value: (-seen[value], value))
@@ -252,10 +252,11 @@ def _labelled(variable: str, seed: int, n: int, part: Part, pair: tuple[int, int
     found: tuple[list[str], list[str]] = ([], [])
     half = n // 2
     rng = Rng(seed, _PROBE, PARTS[part])
-    for index in range(_PATIENCE):
-        document = write(seed + (_PROBE << 32), part, index)
+    for document in islice(shared(seed + (_PROBE << 32), part), _PATIENCE):
         labels = document.labels(variable)
         for kind in (0, 1):
+            if len(found[kind]) == half:
+                continue
             places = [at for at, label in enumerate(labels) if label == pair[kind] and document.pieces[at].strip()]
             for _ in range(_A_DOCUMENT):
                 if places and len(found[kind]) < half:
