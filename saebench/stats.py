@@ -17,6 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+INTERVAL = (2.5, 97.5)
+"""The percentiles between which 95% lie."""
+_AT_ONCE = 1 << 22
+"""Counts of a bootstrap that are held."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +73,55 @@ def _spread(residuals: Floats, used: NDArray[np.bool_], total: float) -> float |
     if clusters < 2:
         return None
     return float(np.sqrt(clusters / (clusters - 1) * np.square(residuals[used]).sum()) / abs(total))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paired:
+    """Two means over the same things, and their difference."""
+
+    a: float
+    b: float
+    difference: float
+    """b − a."""
+    stderr: float | None
+    """Deviation of the things' differences / √n; ``None`` of one thing alone."""
+    low: float | None
+    high: float | None
+    """Between these lie 95% of the differences that draws of the things give."""
+    n: int
+    n_higher: int
+    """Things of which b is above a."""
+    n_lower: int
+
+
+def paired(a: Floats, b: Floats, *, draws: int = 10_000, seed: int = 0) -> Paired:
+    """Return mean(b − a), with the percentile interval of a bootstrap that draws things, each with both its values.
+
+    What a thing has in common for both, a hard task say, falls out of the difference: the interval is as a rule much narrower
+    than the two standard errors say. Efron and Tibshirani 1993, *An Introduction to the Bootstrap*, ch. 13.
+
+    Args:
+        a: One value a thing ``[n]``, n ≥ 1.
+        b: The other one's values of the same things ``[n]``.
+        draws: Of the bootstrap.
+        seed: Likewise.
+    """
+    d, n = b - a, len(a)
+    low = high = stderr = None
+    if n > 1:
+        rng, some = np.random.default_rng(seed), max(1, _AT_ONCE // n)
+        means = np.concatenate([drawn(n, min(some, draws - i), rng) @ d / n for i in range(0, draws, some)])
+        low, high = (float(x) for x in np.percentile(means, INTERVAL))
+        stderr = float(d.std(ddof=1) / np.sqrt(n))
+    return Paired(
+        a=float(a.mean()), b=float(b.mean()), difference=float(d.mean()), stderr=stderr, low=low, high=high, n=n,
+        n_higher=int((d > 0).sum()), n_lower=int((d < 0).sum()),
+    )  # fmt: skip
+
+
+def drawn(n: int, draws: int, rng: np.random.Generator) -> Floats:
+    """Return how often each of n things is drawn when n are drawn with replacement ``[draws, n]``."""
+    return rng.multinomial(n, np.full(n, 1.0 / n), size=draws).astype(np.float64)
 
 
 def add_at(sums: NDArray[Any], index: NDArray[np.int64], values: Floats | None = None) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from saebench.cli.output import say
-from saebench.errors import RecordError
+from saebench.errors import InputError, RecordError
 
 if TYPE_CHECKING:
     from saebench.record import Record
@@ -27,6 +27,8 @@ _WHERE = "Only records whose sae, format, architecture, model, site, task or see
 @click.option("--sort", metavar="METRIC", help="Order the rows by this score, best first.")
 @click.option("--leaderboard", is_flag=True, help="Few columns, the rows of each model by delta_ce unless --sort says otherwise.")
 @click.option("--against", metavar="NAME", help="Put published numbers beside: anders2024, bloom2024.")
+@click.option("--paired", nargs=3, metavar="SCORE A B", help="Compare two SAEs on the same probe tasks, variables or examples.")
+@click.option("--agreement", metavar="SCORE", help="How far other scores order the SAEs as SCORE does: rank correlation.")
 @click.option("-o", "--output", type=_PATH, metavar="FILE", help="Write there instead of printing.")
 def report(
     folders: tuple[Path, ...],
@@ -36,11 +38,16 @@ def report(
     sort: str | None,
     leaderboard: bool,
     against: str | None,
+    paired: tuple[str, str, str] | None,
+    agreement: str | None,
     output: Path | None,
 ) -> int:
     """Show the records under DIR (default: results)."""
     from saebench.report.select import load_records, where
 
+    asked = {"--against": against, "--paired": paired, "--agreement": agreement}
+    if len(given := [flag for flag, value in asked.items() if value]) > 1:
+        raise InputError(f"{' and '.join(given)} are different reports; ask for one")
     found = load_records(folders or (Path("results"),))
     for error in found.damaged:
         say(str(error))
@@ -49,6 +56,15 @@ def report(
         from saebench.report import against as beside
 
         _write(beside.render(beside.against(records, against), view), output)
+    elif paired is not None:
+        from saebench.report import paired as pairs
+
+        score, a, b = paired
+        _write(pairs.render(pairs.compare(found.files(records), score, a, b), a, b, view), output)
+    elif agreement is not None:
+        from saebench.report import agreement as ranking
+
+        _write(ranking.render(ranking.agreement(found.files(records), agreement, scores), agreement, view), output)
     elif records or view == "json":
         _put(view, records, scores, sort, leaderboard, output)
     return RecordError.exit_code if found.damaged else 0

@@ -29,6 +29,13 @@ class Loaded(NamedTuple):
 
     records: list[Record]
     damaged: list[RecordError]
+    paths: list[Path]
+    """The file of each record."""
+
+    def files(self, some: Sequence[Record]) -> dict[Path, Record]:
+        """Return some of ``records``, those that :func:`where` left say, by their files."""
+        wanted = {id(record) for record in some}
+        return {path: record for path, record in zip(self.paths, self.records, strict=True) if id(record) in wanted}
 
 
 def load_records(folders: Sequence[Path]) -> Loaded:
@@ -48,7 +55,8 @@ def load_records(folders: Sequence[Path]) -> Loaded:
     if not records and not damaged:
         names = ", ".join(str(f) for f in folders)
         raise InputError(f"no records under {names}; make some with `saebench run --sae PATH --out {folders[0]}`")
-    return Loaded(sorted(records.values(), key=order), list(damaged.values()))
+    found = sorted(records.items(), key=lambda item: order(item[1]))
+    return Loaded([record for _, record in found], list(damaged.values()), [path for path, _ in found])
 
 
 def where(records: Sequence[Record], conditions: Sequence[str]) -> list[Record]:
