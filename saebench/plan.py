@@ -16,7 +16,7 @@ from saebench.sae.find import find_names
 from saebench.sae.hub.remote import is_remote
 from saebench.sae.source import Given
 from saebench.store import read_record, record_path
-from saebench.studies.settings import settings_record
+from saebench.studies.settings import lacks, settings_record
 from saebench.tasklist import StreamTask, StudyTask, TaskSpec, load_suite, load_task
 
 
@@ -45,6 +45,8 @@ class Item:
     path: Path
     done: bool
     note: str | None = None
+    missing: tuple[str, ...] = ()
+    """What a finished record lacks and cannot be had now either."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +136,7 @@ def make_plan(config: RunConfig) -> Plan:
     tasks, limit = tasks_of(config)
     groups: dict[tuple[str, str, str], Group] = {}
     seen: dict[Path, str] = {}
+    known: dict[Any, Any] = {}
     for path in _paths(config):
         sae = _planned(path, config)
         c = sae.config
@@ -148,7 +151,7 @@ def make_plan(config: RunConfig) -> Plan:
         group = groups.setdefault(key, Group(model=key[0], site=key[1], site_out=key[2]))
         for task in tasks:
             for seed in config.seeds:
-                item = _item(config, group, sae, task, seed, settings_of(config, task, c, limit))
+                item = _item(config, group, sae, task, seed, settings_of(config, task, c, limit), known)
                 if item.path in seen:
                     raise InputError(f"{path} and {seen[item.path]} are the same SAE; give it once")
                 seen[item.path] = path
@@ -181,7 +184,9 @@ def _planned(path: str, config: RunConfig) -> PlannedSAE:
     return PlannedSAE(config=sae.config, sha256=sae.sha256, dtype=str(sae.dtype).removeprefix("torch."), load=load)
 
 
-def _item(config: RunConfig, group: Group, sae: PlannedSAE, task: TaskSpec, seed: int, settings: dict[str, Any]) -> Item:
+def _item(
+    config: RunConfig, group: Group, sae: PlannedSAE, task: TaskSpec, seed: int, settings: dict[str, Any], known: dict[Any, Any]
+) -> Item:
     path = record_path(
         config.out,
         model=Path(group.model).name if Path(group.model).exists() else group.model,
@@ -192,7 +197,7 @@ def _item(config: RunConfig, group: Group, sae: PlannedSAE, task: TaskSpec, seed
         version=task.version,
         seed=seed,
     )
-    done, note = False, None
+    done, note, missing = False, None, ()
     if path.exists() and not config.force:
         try:
             record = read_record(path)
@@ -202,7 +207,12 @@ def _item(config: RunConfig, group: Group, sae: PlannedSAE, task: TaskSpec, seed
             same_settings(path, record, settings)
             note = table_missing(path, record)
             done = note is None
-    return Item(sae=sae, task=task, seed=seed, path=path, done=done, note=note)
+            if done:
+                lack = lacks(task, record, path, data_dir=config.data_dir, known=known)
+                missing = lack.missing
+                if lack.now is not None:
+                    done, note = False, f"{path} is without {lack.now}, which can be had now; it is run again"
+    return Item(sae=sae, task=task, seed=seed, path=path, done=done, note=note, missing=missing)
 
 
 def that_fit(items: Sequence[Item], budget: int) -> list[list[Item]]:

@@ -80,6 +80,7 @@ def run(config: RunConfig, progress: Progress | SilentProgress | None = None) ->
     done = [item.path for item in plan.items if item.done]
     report.skipped += done
     report.records += done
+    report.failures += dict.fromkeys(f"{i.task.name}: {what}" for i in plan.items if i.done for what in i.missing)
     for model_id in dict.fromkeys(group.model for group in plan.groups):
         groups = [g for g in plan.groups if g.model == model_id and pending(g.items)]
         if groups:

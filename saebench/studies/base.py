@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from saebench.lm.port import Port
 from saebench.metrics.base import MetricResult, ScoreSpec
-from saebench.record import DataInfo
+from saebench.record import DataInfo, Record
 from saebench.sae import SAE
 
 
@@ -74,6 +74,16 @@ class StudyResult(MetricResult):
     """What was asked for and could not be had, a line each, the same for every SAE; the run counts as incomplete (exit 3)."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Lack:
+    """What a record lacks of what was asked for."""
+
+    missing: tuple[str, ...] = ()
+    """What still cannot be had, a line each, as :attr:`StudyResult.missing`; the run counts as incomplete."""
+    now: str | None = None
+    """What of it can be had now: the record does not count as finished."""
+
+
 class Study(ABC, Generic[SettingsOf]):
     """One study on one site.
 
@@ -103,6 +113,19 @@ class Study(ABC, Generic[SettingsOf]):
     def spec(cls, name: str) -> ScoreSpec:
         """Return the definition of the score called ``name``."""
         return next(s for s in cls.specs if s.name == name)
+
+    @classmethod
+    def lacks(cls, record: Record, path: Path, settings: Any, *, data_dir: Path | None, known: dict[Any, Any]) -> Lack:
+        """Return what a record made by the same settings lacks, and whether that can be had now; by default nothing.
+
+        Args:
+            record: Whole, with its tables.
+            path: Its file.
+            settings: What the task file says, checked.
+            data_dir: Folder with a local mirror of hub data sets.
+            known: For what was found out for one record and holds for others; the same dictionary for all of a plan.
+        """
+        return Lack()
 
     @abstractmethod
     def total(self) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from saebench.record import Record
 from saebench.registry import STUDIES
-from saebench.studies.base import Study, StudySettings
-from saebench.tasklist import StudyTask, validate
+from saebench.studies.base import Lack, Study, StudySettings
+from saebench.tasklist import StudyTask, TaskSpec, validate
 
 
 def study_of(task: StudyTask) -> tuple[type[Study[Any]], StudySettings]:
@@ -23,3 +25,11 @@ def settings_record(task: StudyTask) -> dict[str, Any]:
     """Return what of a study moves a number, as the record keeps it; raises ``InputError`` as :func:`study_of`."""
     study, settings = study_of(task)
     return {"study": f"{task.study}@{study.version}", "settings": settings.model_dump(mode="json")}
+
+
+def lacks(task: TaskSpec, record: Record, path: Path, *, data_dir: Path | None, known: dict[Any, Any]) -> Lack:
+    """Return what a record of ``task`` lacks, and whether that can be had now: see :meth:`Study.lacks`."""
+    if not isinstance(task, StudyTask):
+        return Lack()
+    study, settings = study_of(task)
+    return study.lacks(record, path, settings, data_dir=data_dir, known=known)

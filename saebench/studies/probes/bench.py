@@ -59,8 +59,11 @@ class Bench:
 
     @property
     def about(self) -> list[dict[str, Any]]:
-        """What the table says of where each task is from."""
-        return [{"version": task.version, "origin": task.origin, "revision": task.revision} for task in self.tasks]
+        """What the table says of where each task is from, and of texts that were left out."""
+        return [
+            {"version": task.version, "origin": task.origin, "revision": task.revision, "notes": "; ".join(task.notes)}
+            for task in self.tasks
+        ]
 
     def probe(self, number: int) -> Probe:
         """Return one task with its acts."""
@@ -151,7 +154,7 @@ class Bench:
         lengths = [len(ids) - one.has_bos for one in self.encoded for ids in one.ids]
         return DataInfo(
             corpus=name,
-            revision=None,
+            revision=", ".join(dict.fromkeys(f"{task.origin}@{task.revision}" for task in self.tasks if task.revision)) or None,
             sha256=digest.hexdigest(),
             n_contexts=len(lengths),
             context_length=max(lengths) + self.encoded[0].has_bos,

@@ -71,8 +71,9 @@ class MissingProbe:
 
 
 def load_examples(
-    patterns: Sequence[str] = (SUITE,), *, seed: int = 0, limit: int | None = None, data_dir: Path | None = None
-) -> Iterator[ProbeExamples | MissingProbe]:
+    patterns: Sequence[str] = (SUITE,), *, seed: int = 0, limit: int | None = None, data_dir: Path | None = None,
+    only: Sequence[str] | None = None,
+) -> Iterator[ProbeExamples | MissingProbe]:  # fmt: skip
     """Yield every probe task that is named, read, or the reason why it cannot be.
 
     Args:
@@ -80,11 +81,12 @@ def load_examples(
         seed: Chooses the examples and their split.
         limit: Examples of one task at most, training and test together.
         data_dir: Folder of a local mirror; the environment variable ``SAEBENCH_DATA`` if ``None``.
+        only: Names of those of them that are wanted; all if ``None``.
 
     Raises:
         InputError: Before the first one: a name that nothing has, or a file that is not a probe task.
     """
-    tasks = probe_tasks(patterns)
+    tasks = [task for task in probe_tasks(patterns) if only is None or task.name in only]
     return _load(tasks, seed, limit, data_dir)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -12,11 +13,13 @@ from torch import Tensor
 
 from saebench.errors import InputError
 from saebench.probelist import probe_tasks
+from saebench.record import Record
 from saebench.registry import STUDIES
 from saebench.sae import SAE
 from saebench.stream import centring
-from saebench.studies.base import Study, StudyResult, StudySettings
+from saebench.studies.base import Lack, Study, StudyResult, StudySettings
 from saebench.studies.probes.acts import Encoded, Pooling, Reader, encode
+from saebench.studies.probes.again import lacking
 from saebench.studies.probes.bench import Bench
 from saebench.studies.probes.cache import user_cache
 from saebench.studies.probes.dictionaries import Dictionary, Directions, Latents, PreActivations
@@ -72,6 +75,11 @@ class Probes(Study[ProbesSettings]):
     specs = SPECS
     Settings: ClassVar[type[StudySettings]] = ProbesSettings
 
+    @classmethod
+    def lacks(cls, record: Record, path: Path, settings: ProbesSettings, *, data_dir: Path | None, known: dict[Any, Any]) -> Lack:
+        """Return the probe tasks that the record is without."""
+        return lacking(record, path, settings.tasks, data_dir=data_dir, known=known, why_not=_one_class)
+
     def total(self) -> int:
         """Return three times the number of probe tasks: each is read, put to the SAEs, then to what stands beside them."""
         return 3 * len(probe_tasks(self.settings.tasks))
@@ -110,7 +118,7 @@ class Probes(Study[ProbesSettings]):
                 shared[key].append(bench.outcome(number, probe, dictionary))
             self.setting.advance(1)
         done = {key: Found(outcomes=shared[key], finite=beside[key].finite) for key in beside}
-        notes = (*(note for task in tasks for note in task.notes), *self._cut(encoded), *(cache.notes if cache else ()))
+        notes = (*_left_out(tasks), *self._cut(encoded), *(cache.notes if cache else ()))
         results = []
         for dictionary, size, outcome in zip(own, sizes, outcomes, strict=True):
             found = {"": _found(dictionary, outcome), "neurons": done["neurons"], "pca": done["pca"]}
@@ -216,6 +224,17 @@ def _found(dictionary: Dictionary | str, outcomes: Sequence[TaskOutcome]) -> Fou
     if isinstance(dictionary, str):
         return Found(outcomes=(), reason=dictionary)
     return Found(outcomes=outcomes, finite=dictionary.finite)
+
+
+def _left_out(tasks: Sequence[ProbeExamples]) -> tuple[str, ...]:
+    """Return what is to be said of texts that were left out, one line at most of several tasks."""
+    noted = [task for task in tasks if task.notes]
+    if len(noted) < 2:
+        return tuple(note for task in noted for note in task.notes)
+    return (
+        f"{len(noted)} of {len(tasks)} probe tasks have texts twice, which count once, or with both labels, which are left out; "
+        "the column `notes` of the table says how many",
+    )
 
 
 def _one_class(task: ProbeExamples) -> str | None:
