@@ -29,6 +29,9 @@ _WHERE = "Only records whose sae, format, architecture, model, site, task or see
 @click.option("--against", metavar="NAME", help="Put published numbers beside: anders2024, bloom2024.")
 @click.option("--paired", nargs=3, metavar="SCORE A B", help="Compare two SAEs on the same probe tasks, variables or examples.")
 @click.option("--agreement", metavar="SCORE", help="How far other scores order the SAEs as SCORE does: rank correlation.")
+@click.option(
+    "--plots", type=_PATH, metavar="DIR", help="Draw what the studies cloze and propagation found: PNG, and beside it CSV."
+)
 @click.option("-o", "--output", type=_PATH, metavar="FILE", help="Write there instead of printing.")
 def report(
     folders: tuple[Path, ...],
@@ -40,14 +43,17 @@ def report(
     against: str | None,
     paired: tuple[str, str, str] | None,
     agreement: str | None,
+    plots: Path | None,
     output: Path | None,
 ) -> int:
     """Show the records under DIR (default: results)."""
     from saebench.report.select import load_records, where
 
-    asked = {"--against": against, "--paired": paired, "--agreement": agreement}
+    asked = {"--against": against, "--paired": paired, "--agreement": agreement, "--plots": plots}
     if len(given := [flag for flag, value in asked.items() if value]) > 1:
         raise InputError(f"{' and '.join(given)} are different reports; ask for one")
+    if plots is not None and output is not None:
+        raise InputError("--plots writes pictures into its own folder; leave out --output")
     found = load_records(folders or (Path("results"),))
     for error in found.damaged:
         say(str(error))
@@ -65,9 +71,26 @@ def report(
         from saebench.report import agreement as ranking
 
         _write(ranking.render(ranking.agreement(found.files(records), agreement, scores), agreement, view), output)
+    elif plots is not None:
+        if records and _draw(found.files(records), plots):
+            return RecordError.exit_code
     elif records or view == "json":
         _put(view, records, scores, sort, leaderboard, output)
     return RecordError.exit_code if found.damaged else 0
+
+
+def _draw(files: dict[Path, Record], folder: Path) -> bool:
+    """Draw all there is, say what is not, and return whether a table was damaged."""
+    from saebench.report.figures.draw import draw_all
+
+    drawn = draw_all(files, folder)
+    for error in drawn.damaged:
+        say(str(error))
+    for line in drawn.missing:
+        say(f"not drawn: {line}")
+    for file in drawn.files:
+        say(f"wrote {file}")
+    return bool(drawn.damaged)
 
 
 def _put(
