@@ -15,9 +15,9 @@ from saebench.sae import SAE, SAEConfig, Site, load_sae
 from saebench.sae.find import find_names
 from saebench.sae.hub.remote import is_remote
 from saebench.sae.source import Given
-from saebench.store import read_record, record_path
-from saebench.studies.settings import lacks, settings_record
-from saebench.tasklist import StreamTask, StudyTask, TaskSpec, load_suite, load_task
+from saebench.store import read_record, record_path, sae_label
+from saebench.studies.settings import corpus_of, lacks, model_study_of, settings_record
+from saebench.tasklist import StreamTask, StudyTask, TaskCorpus, TaskSpec, load_suite, load_task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +43,8 @@ class Item:
     task: TaskSpec
     seed: int
     path: Path
+    settings: dict[str, Any]
+    """What its record says under ``settings``, as :func:`settings_of` gives it."""
     done: bool
     note: str | None = None
     missing: tuple[str, ...] = ()
@@ -56,6 +58,7 @@ class Group:
     model: str
     site: str
     site_out: str
+    saes: list[PlannedSAE] = field(default_factory=list)
     items: list[Item] = field(default_factory=list)
 
 
@@ -100,9 +103,17 @@ def tasks_of(config: RunConfig) -> tuple[list[TaskSpec], int | None]:
     return tasks, load_suite(config.suite).limit if config.suite else None
 
 
-def settings_of(config: RunConfig, task: TaskSpec, sae: SAEConfig, limit: int | None) -> dict[str, Any]:
-    """Return the options that move a number; a finished record counts only if its own are the same."""
-    model = config.model or sae.model_id
+def settings_of(config: RunConfig, task: TaskSpec, sae: SAEConfig, limit: int | None, together: Sequence[str]) -> dict[str, Any]:
+    """Return the options that move a number; a finished record counts only if its own are the same.
+
+    Args:
+        config: The run's.
+        task: What is measured.
+        sae: Of which SAE.
+        limit: The suite's.
+        together: All SAEs of the model, by :func:`saebench.store.sae_label`.
+    """
+    model, corpus = config.model or sae.model_id, corpus_of(task)
     return {
         "model": model and same_name(model),
         "limit": config.limit or limit,
@@ -110,33 +121,31 @@ def settings_of(config: RunConfig, task: TaskSpec, sae: SAEConfig, limit: int | 
         "residual": sae.residual,
         "trained_context": sae.context_length,
         "dtype": config.dtype or "float32",
-        **(settings_record(task) if isinstance(task, StudyTask) else _text_settings(config, task)),
+        **(settings_record(task) if isinstance(task, StudyTask) else {}),
+        **(_text_settings(config, corpus) if corpus is not None else {}),
+        **({"metrics": list(task.metrics)} if isinstance(task, StreamTask) else {}),
+        **({"saes_together": sorted(together)} if model_study_of(task) is not None else {}),
     }
 
 
-def _text_settings(config: RunConfig, task: StreamTask) -> dict[str, Any]:
-    source = config.corpus or task.corpus.source
-    name, digest = corpus_identity(source, task, own=config.corpus is None, data_dir=config.data_dir)
-    return {
-        "corpus": name,
-        "corpus_file_sha256": digest,
-        "context_length": config.context_length,
-        "metrics": list(task.metrics),
-    }
+def _text_settings(config: RunConfig, corpus: TaskCorpus) -> dict[str, Any]:
+    source = config.corpus or corpus.source
+    name, digest = corpus_identity(source, corpus, own=config.corpus is None, data_dir=config.data_dir)
+    return {"corpus": name, "corpus_file_sha256": digest, "context_length": config.context_length}
 
 
 def make_plan(config: RunConfig) -> Plan:
     """Load the SAEs, find what is finished already, and group the rest.
 
     Raises:
-        InputError: Bad SAE, unknown task, no model or site, or a finished record made with other settings.
+        InputError: Bad SAE, unknown task, no model or site, too few SAEs for a study that compares those of a model, or a
+            finished record made with other settings.
     """
     if not config.saes:
         raise InputError("no SAE given; use --sae PATH (repeat it for several)")
     tasks, limit = tasks_of(config)
     groups: dict[tuple[str, str, str], Group] = {}
-    seen: dict[Path, str] = {}
-    known: dict[Any, Any] = {}
+    found: list[tuple[str, Group, PlannedSAE]] = []
     for path in _paths(config):
         sae = _planned(path, config)
         c = sae.config
@@ -149,14 +158,35 @@ def make_plan(config: RunConfig) -> Plan:
             Site.parse(site)
         key = (same_name(model), c.site, c.site_out or c.site)
         group = groups.setdefault(key, Group(model=key[0], site=key[1], site_out=key[2]))
+        group.saes.append(sae)
+        found.append((path, group, sae))
+    plan = Plan(groups=list(groups.values()))
+    _check_together(plan, tasks)
+    seen: dict[Path, str] = {}
+    known: dict[Any, Any] = {}
+    for path, group, sae in found:
+        together = [sae_label(g.site, s.config.name, s.sha256) for g in plan.groups if g.model == group.model for s in g.saes]
         for task in tasks:
             for seed in config.seeds:
-                item = _item(config, group, sae, task, seed, settings_of(config, task, c, limit), known)
+                item = _item(config, group, sae, task, seed, settings_of(config, task, sae.config, limit, together), known)
                 if item.path in seen:
                     raise InputError(f"{path} and {seen[item.path]} are the same SAE; give it once")
                 seen[item.path] = path
                 group.items.append(item)
-    return Plan(groups=list(groups.values()))
+    return plan
+
+
+def _check_together(plan: Plan, tasks: Sequence[TaskSpec]) -> None:
+    """Raise ``InputError`` if a study that takes all SAEs of a model together has too few of one model."""
+    for task in tasks:
+        study = model_study_of(task)
+        for model in dict.fromkeys(group.model for group in plan.groups):
+            names = [sae.config.name for group in plan.groups if group.model == model for sae in group.saes]
+            if study is not None and len(names) < study.n_saes_min:
+                raise InputError(
+                    f"{task.name} compares SAEs of one model and needs {study.n_saes_min} or more, best of several layers, but "
+                    f"of {model} there is only {', '.join(names)}; give more with --sae, or leave the task out"
+                )
 
 
 def _paths(config: RunConfig) -> list[str]:
@@ -212,7 +242,7 @@ def _item(
                 missing = lack.missing
                 if lack.now is not None:
                     done, note = False, f"{path} is without {lack.now}, which can be had now; it is run again"
-    return Item(sae=sae, task=task, seed=seed, path=path, done=done, note=note, missing=missing)
+    return Item(sae=sae, task=task, seed=seed, path=path, settings=settings, done=done, note=note, missing=missing)
 
 
 def that_fit(items: Sequence[Item], budget: int) -> list[list[Item]]:
@@ -229,9 +259,26 @@ def that_fit(items: Sequence[Item], budget: int) -> list[list[Item]]:
 
 
 def pending(items: Sequence[Item]) -> dict[tuple[str, int], list[Item]]:
-    """Return the unfinished items of a group by (task, seed): each such list is one pass."""
+    """Return the unfinished items of a group by (task, seed): each such list is one pass.
+
+    Those of a study that takes all SAEs of a model are left out: see :func:`pending_together`.
+    """
     passes: dict[tuple[str, int], list[Item]] = {}
     for item in items:
-        if not item.done:
+        if not item.done and model_study_of(item.task) is None:
             passes.setdefault((item.task.name, item.seed), []).append(item)
     return passes
+
+
+def pending_together(groups: Sequence[Group]) -> list[list[tuple[Group, Item]]]:
+    """Return, for each (task, seed) of which a record of a study on all SAEs of the model is missing, the items of all SAEs.
+
+    Args:
+        groups: All groups of one model.
+    """
+    passes: dict[tuple[str, int], list[tuple[Group, Item]]] = {}
+    for group in groups:
+        for item in group.items:
+            if model_study_of(item.task) is not None:
+                passes.setdefault((item.task.name, item.seed), []).append((group, item))
+    return [members for members in passes.values() if not all(item.done for _, item in members)]

@@ -16,7 +16,7 @@ from saebench.errors import InputError, first_line
 from saebench.record import Record
 from saebench.reference import MODEL, model_folder
 from saebench.store import sha256_file
-from saebench.tasklist import StreamTask
+from saebench.tasklist import TaskCorpus
 
 _NOT_COMPARED_BY_NAME = "model"
 
@@ -29,12 +29,12 @@ def same_name(model: str) -> str:
     return os.path.join(".", folder) if str(folder) == MODEL else str(folder)
 
 
-def corpus_identity(source: str, task: StreamTask, *, own: bool, data_dir: Path | None) -> tuple[str, str | None]:
+def corpus_identity(source: str, corpus: TaskCorpus, *, own: bool, data_dir: Path | None) -> tuple[str, str | None]:
     """Return (name, content hash) of a corpus; no hash where it comes from the hub.
 
     Args:
         source: Hub id, file or folder.
-        task: Its task, which names configuration and split.
+        corpus: The task's, which names configuration and split.
         own: Whether it is the task's own corpus.
         data_dir: Folder of a local mirror.
     """
@@ -43,7 +43,7 @@ def corpus_identity(source: str, task: StreamTask, *, own: bool, data_dir: Path 
         return path.name or source, content_hash(path)
     if path.suffix or source.startswith((".", "/", "~")):
         return source, None  # there is no such file, as opening it will say
-    config, split = (task.corpus.config, task.corpus.split) if own else (None, "train")
+    config, split = (corpus.config, corpus.split) if own else (None, "train")
     mirror = mirror_file(source, config, split, data_dir)
     return source, None if mirror is None else content_hash(mirror)
 

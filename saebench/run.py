@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from saebench.errors import InputError, SaebenchError, first_line
 from saebench.lm.model import LanguageModel, load_model
 from saebench.lm.port import Port
 from saebench.metrics.base import Metric
-from saebench.plan import Group, Item, Plan, make_plan, pending, tasks_of, that_fit
+from saebench.plan import Group, Item, Plan, make_plan, pending, pending_together, tasks_of, that_fit
 from saebench.progress import Progress, SilentProgress
 from saebench.provenance import peak_memory_bytes
 from saebench.record import DataInfo
@@ -26,8 +27,8 @@ from saebench.registry import METRICS
 from saebench.sae import SAE
 from saebench.store import check_writable
 from saebench.stream import Pass, check_widths
-from saebench.studies.base import StudySetting
-from saebench.studies.settings import study_of
+from saebench.studies.base import AnyStudy, AtSite, ModelSetting, ModelStudy, Study, StudyResult, StudySetting, StudySettings
+from saebench.studies.settings import corpus_of, model_study_of, study_of
 from saebench.tasklist import StreamTask, StudyTask, TaskSpec
 from saebench.writing import Outcome, write_outcome
 
@@ -82,8 +83,8 @@ def run(config: RunConfig, progress: Progress | SilentProgress | None = None) ->
     report.records += done
     report.failures += dict.fromkeys(f"{i.task.name}: {what}" for i in plan.items if i.done for what in i.missing)
     for model_id in dict.fromkeys(group.model for group in plan.groups):
-        groups = [g for g in plan.groups if g.model == model_id and pending(g.items)]
-        if groups:
+        groups = [g for g in plan.groups if g.model == model_id]
+        if any(not item.done for group in groups for item in group.items):
             _run_model(config, model_id, groups, plan, report, progress)
     progress.done()
     return report
@@ -97,7 +98,7 @@ def _check(config: RunConfig) -> None:
             study_of(task)
         else:
             _check_metrics(task)
-    if any(isinstance(task, StreamTask) for task in tasks):
+    if any(corpus_of(task) is not None for task in tasks):
         return
     for option in ("corpus", "context_length"):
         if getattr(config, option) is not None:
@@ -119,17 +120,25 @@ def _check_metrics(task: StreamTask) -> None:
 
 
 class _Job(NamedTuple):
-    """Items of one task and seed at one site, whose SAEs are loaded together."""
+    """Items of one task and seed whose SAEs are loaded together: of one site, or for some studies all those of the model."""
 
-    port: Port
+    ports: list[Port]
+    """Of each item; items of one site share theirs and stand side by side."""
     items: list[Item]
     corpus: Corpus | None
-    """``None`` for a study, which brings its own texts."""
+    """``None`` for a study that brings its own texts."""
 
     @property
     def task(self) -> TaskSpec:
         """The task of all its items."""
         return self.items[0].task
+
+    @property
+    def title(self) -> str:
+        """What it is, for the progress bar."""
+        sites = list(dict.fromkeys(port.read.name for port in self.ports))
+        n = len(self.items)
+        return f"{self.task.name} · {sites[0] if len(sites) == 1 else f'{len(sites)} sites'} · {n} SAE{'s' if n > 1 else ''}"
 
 
 def _run_model(
@@ -138,17 +147,7 @@ def _run_model(
     """Run all groups of one model. Input errors before the first result are the caller's; later ones cost only their own work."""
     first = not report.records or model_id == plan.groups[0].model
     try:
-        model = load_model(model_id, device=config.device, dtype=config.dtype)
-        jobs: list[_Job] = []
-        for group in groups:
-            port = Port(model, group.site, group.site_out)
-            check_widths(port, [item.sae.config for item in group.items])
-            for items in pending(group.items).values():
-                corpus = _corpus(config, items[0], model)
-                if corpus is not None:
-                    for warning in (*corpus.warnings, *_too_few(config, corpus.name, len(corpus.tokens), "contexts")):
-                        progress.note(warning)
-                jobs += [_Job(port, some, corpus) for some in that_fit(items, _sae_budget(model.device))]
+        jobs = _jobs(config, load_model(model_id, device=config.device, dtype=config.dtype), groups, progress)
     except SaebenchError as error:
         if first:
             raise
@@ -156,11 +155,33 @@ def _run_model(
         return
     for job in jobs:
         try:
-            _run_job(config, model, job, report, progress)
+            _run_job(config, job, report, progress)
         except Exception as error:  # the one place that catches: what fails is named, the rest goes on
             if os.environ.get("SAEBENCH_DEBUG"):
                 traceback.print_exc()
-            report.failures += [_failure(item, error) for item in job.items]
+            report.failures += [_failure(item, error) for item in job.items if not item.done]
+
+
+def _jobs(config: RunConfig, model: LanguageModel, groups: Sequence[Group], progress: Progress | SilentProgress) -> list[_Job]:
+    """Return what is to be done on one model, site by site, and at last what takes all sites together."""
+    together = pending_together(groups)
+    passes = [[(group, item) for item in items] for group in groups for items in pending(group.items).values()]
+    ports: dict[int, Port] = {}
+    for group, _ in (member for members in (*passes, *together) for member in members):
+        if id(group) not in ports:
+            port = ports[id(group)] = Port(model, group.site, group.site_out)
+            check_widths(port, [sae.config for sae in group.saes])
+    jobs: list[_Job] = []
+    for members in (*passes, *together):
+        items = [item for _, item in members]
+        corpus = _corpus(config, items[0], model)
+        if corpus is not None:
+            for warning in (*corpus.warnings, *_too_few(config, corpus.name, len(corpus.tokens), "contexts")):
+                progress.note(warning)
+        at = [ports[id(group)] for group, _ in members]
+        parts = [items] if model_study_of(items[0].task) else that_fit(items, _sae_budget(model.device))
+        jobs += [_Job(at[: len(some)], some, corpus) for some in parts]
+    return jobs
 
 
 def _failure(item: Item, error: Exception) -> str:
@@ -168,24 +189,27 @@ def _failure(item: Item, error: Exception) -> str:
     return f"{item.sae.config.name} × {item.task.name} × seed {item.seed}: {what}"
 
 
-def _run_job(config: RunConfig, model: LanguageModel, job: _Job, report: RunReport, progress: Progress | SilentProgress) -> None:
+def _run_job(config: RunConfig, job: _Job, report: RunReport, progress: Progress | SilentProgress) -> None:
     started = time.monotonic()
-    saes = [item.sae.load().to(device=model.device) for item in job.items]
-    title = f"{job.task.name} · {job.port.read.name} · {len(saes)} SAE{'s' if len(saes) > 1 else ''}"
-    if job.corpus is None:
-        outcomes, missing = _study(config, job, saes, title, progress)
+    model = job.ports[0].model
+    fit = len(that_fit(job.items, _sae_budget(model.device))) == 1
+    saes = [item.sae.load().to(device=model.device if fit else "cpu") for item in job.items]
+    if isinstance(job.task, StudyTask):
+        outcomes, missing = _study(config, job, saes, progress)
         report.failures += [f"{job.task.name}: {what}" for what in missing]
     else:
-        outcomes = _stream(config, job, saes, title, progress)
+        outcomes = _stream(config, job, saes, progress)
     seconds = time.monotonic() - started
     timing = {
         "seconds_pass": round(seconds, 3),
         "saes_in_pass": float(len(saes)),
         "peak_memory_bytes": float(peak_memory_bytes(str(model.device))),
     }
-    for item, outcome in zip(job.items, outcomes, strict=True):
+    for port, item, outcome in zip(job.ports, job.items, outcomes, strict=True):
+        if item.done:
+            continue
         try:
-            failed = write_outcome(config, model, job.port, item, outcome, timing)
+            failed = write_outcome(config, model, port, item, outcome, timing)
             report.records.append(item.path)
         except Exception as error:  # what else this job has found must still be written
             if os.environ.get("SAEBENCH_DEBUG"):
@@ -197,13 +221,13 @@ def _run_job(config: RunConfig, model: LanguageModel, job: _Job, report: RunRepo
             progress.note(f"{item.sae.config.name}: {', '.join(failed[:3])}{more} could not be computed; the record says why")
 
 
-def _stream(config: RunConfig, job: _Job, saes: list[SAE], title: str, progress: Progress | SilentProgress) -> list[Outcome]:
+def _stream(config: RunConfig, job: _Job, saes: list[SAE], progress: Progress | SilentProgress) -> list[Outcome]:
     """Feed the metrics of a streaming task by one pass over the corpus."""
     task, corpus = job.task, job.corpus
     assert isinstance(task, StreamTask) and corpus is not None
     metrics: list[type[Metric]] = [METRICS.get(name) for name in task.metrics]
-    progress.start(len(corpus.tokens), title)
-    the_pass = Pass(job.port, saes, metrics, corpus, splice_bos=config.splice_bos, batch_size=config.batch_size)
+    progress.start(len(corpus.tokens), job.title)
+    the_pass = Pass(job.ports[0], saes, metrics, corpus, splice_bos=config.splice_bos, batch_size=config.batch_size)
     return [
         Outcome(
             results=result.results,
@@ -222,28 +246,48 @@ def _stream(config: RunConfig, job: _Job, saes: list[SAE], title: str, progress:
 
 
 def _study(
-    config: RunConfig, job: _Job, saes: list[SAE], title: str, progress: Progress | SilentProgress
+    config: RunConfig, job: _Job, saes: list[SAE], progress: Progress | SilentProgress
 ) -> tuple[list[Outcome], tuple[str, ...]]:
     """Run a study on all SAEs of the job; return what it found, and what of it could not be had."""
     task = job.task
     assert isinstance(task, StudyTask)
     kind, settings = study_of(task)
-    setting = StudySetting(
-        port=job.port,
-        seed=job.items[0].seed,
-        limit=config.limit or tasks_of(config)[1],
-        batch_size=config.batch_size,
-        splice_bos=config.splice_bos,
-        data_dir=config.data_dir,
-        advance=progress.advance,
-    )
-    study = kind(setting, settings)
-    progress.start(study.total(), title)
+    about: dict[str, Any] = {
+        "seed": job.items[0].seed,
+        "limit": config.limit or tasks_of(config)[1],
+        "batch_size": config.batch_size,
+        "splice_bos": config.splice_bos,
+        "data_dir": config.data_dir,
+        "corpus": job.corpus,
+        "advance": progress.advance,
+    }
     with np.errstate(all="ignore"):  # what overflows becomes a score without a value, with its reason
-        results = study.run(saes)
-    for note in (*results[0].notes, *_too_few(config, task.name, results[0].data.n_contexts, "examples")):
+        results = _results(kind, settings, about, job, saes, progress)
+    few = _too_few(config, task.name, results[0].data.n_contexts, "examples") if job.corpus is None else ()
+    for note in (*results[0].notes, *few):
         progress.note(note)
     return [Outcome(results=[result], data=result.data, tables=result.tables) for result in results], results[0].missing
+
+
+def _results(
+    kind: type[AnyStudy[Any]],
+    settings: StudySettings,
+    about: dict[str, Any],
+    job: _Job,
+    saes: list[SAE],
+    progress: Progress | SilentProgress,
+) -> list[StudyResult]:
+    if issubclass(kind, ModelStudy):
+        whole = kind(ModelSetting(model=job.ports[0].model, **about), settings)
+        progress.start(whole.total(), job.title)
+        there: dict[Port, list[SAE]] = {}
+        for port, sae in zip(job.ports, saes, strict=True):
+            there.setdefault(port, []).append(sae)
+        return whole.run([AtSite(port=port, saes=tuple(some)) for port, some in there.items()])
+    assert issubclass(kind, Study)
+    study = kind(StudySetting(port=job.ports[0], **about), settings)
+    progress.start(study.total(), job.title)
+    return study.run(saes)
 
 
 def _sae_budget(device: torch.device) -> int:
@@ -252,7 +296,7 @@ def _sae_budget(device: torch.device) -> int:
 
 
 def _corpus(config: RunConfig, item: Item, model: LanguageModel) -> Corpus | None:
-    if isinstance(item.task, StudyTask):
+    if corpus_of(item.task) is None:
         return None
     _, limit = tasks_of(config)
     return build_corpus(
@@ -272,9 +316,11 @@ def _too_few(config: RunConfig, name: str, n: int, what: str) -> list[str]:
     return [f"{name} gives only {n} {what} of the {config.limit} that --limit asks for"]
 
 
-def corpus_spec(config: RunConfig, task: StreamTask) -> CorpusSpec:
+def corpus_spec(config: RunConfig, task: TaskSpec) -> CorpusSpec:
     """Return the task's corpus, or the one that ``--corpus`` puts in its place; ``--limit`` is the number of its contexts."""
-    own = task.corpus
+    own = corpus_of(task)
+    if own is None:
+        raise InputError(f"{task.name} brings its own texts")
     length = config.context_length or own.context_length
     if config.corpus is None:
         changes = {"context_length": length, "n_contexts": config.limit or own.n_contexts}

@@ -20,7 +20,12 @@ def slug(text: str) -> str:
 
 def record_path(out: Path, *, model: str, site: str, sae: str, sha256: str, task: str, version: int, seed: int) -> Path:
     """Return ``out/<model>/<site>/<sae>-<sha8>/<task>@<version>/seed<k>.json``."""
-    return out / slug(model) / slug(site) / f"{slug(sae)}-{sha256[:8]}" / f"{slug(task)}@{version}" / f"seed{seed}.json"
+    return out / slug(model) / sae_label(site, sae, sha256) / f"{slug(task)}@{version}" / f"seed{seed}.json"
+
+
+def sae_label(site: str, sae: str, sha256: str) -> str:
+    """Return ``<site>/<sae>-<sha8>``: the folder of an SAE's records below that of its model, which no other SAE has."""
+    return f"{slug(site)}/{slug(sae)}-{sha256[:8]}"
 
 
 def write_atomic(path: Path, data: bytes) -> None:

@@ -77,10 +77,8 @@ class Pass:
         needs = set().union(*(m.needs for m in metrics)) if metrics else set()
         self._losses = "losses" in needs
         self._acts = bool(needs)
-        shape = corpus.tokens.shape
         self._scored = corpus.scored
-        self._predicted = torch.zeros(shape, dtype=torch.bool)
-        self._predicted[:, :-1] = corpus.scored[:, :-1] & corpus.scored[:, 1:]  # no padding and no separator to predict
+        self._predicted = corpus.predicted
         check_widths(port, [sae.config for sae in self.saes])
         self._first: tuple[slice, Clean] | None = None
         reference = self._reference_mean() if self._acts else torch.zeros(port_width(port)[1])
@@ -162,8 +160,8 @@ class Pass:
         out = torch.zeros_like(clean.target)
         context, position = _places(scored, first_context)
         reads, writes = centring(self.port, sae.config)
-        acts, _ = _sae_space(sae, clean.acts[scored], reads)
-        target, mean = _sae_space(sae, clean.target[scored], writes)
+        acts, _ = sae_space(sae, clean.acts[scored], reads)
+        target, mean = sae_space(sae, clean.target[scored], writes)
         filled = target.new_empty(target.shape)
         done = 0
         for latents, recon in sae.run(acts):
@@ -251,12 +249,12 @@ def recon_of(port: Port, sae: SAE, acts: Float[Tensor, "m D"], target: Float[Ten
         target: Clean acts at the site that is written.
     """
     reads, writes = centring(port, sae.config)
-    known, _ = _sae_space(sae, acts, reads)
-    _, mean = _sae_space(sae, target, writes)
+    known, _ = sae_space(sae, acts, reads)
+    _, mean = sae_space(sae, target, writes)
     return (sae.reconstruct(known) + mean).to(target.dtype)
 
 
-def _sae_space(sae: SAE, acts: Float[Tensor, "m D"], centred: bool) -> tuple[Float[Tensor, "m D"], Float[Tensor, "m one"]]:
+def sae_space(sae: SAE, acts: Float[Tensor, "m D"], centred: bool) -> tuple[Float[Tensor, "m D"], Float[Tensor, "m one"]]:
     """Return (acts as the SAE knows them, what to add to get the model's own): the mean over D, or 0."""
     acts = acts.to(sae.dtype)
     mean = acts.mean(1, keepdim=True) if centred else acts.new_zeros(len(acts), 1)

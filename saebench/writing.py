@@ -12,7 +12,7 @@ from saebench.config import RunConfig
 from saebench.lm.model import LanguageModel
 from saebench.lm.port import Port
 from saebench.metrics.base import MetricResult, finite_or_none
-from saebench.plan import Item, PlannedSAE, settings_of, tasks_of
+from saebench.plan import Item, PlannedSAE
 from saebench.provenance import machine, source_commit, versions
 from saebench.record import DataInfo, ModelInfo, Record, SaeInfo, Table, TaskInfo
 from saebench.store import write_atomic, write_record
@@ -43,7 +43,6 @@ def write_outcome(
         InputError: It cannot be written.
         ValueError: What a study or metric gave is not a valid record.
     """
-    _, limit = tasks_of(config)
     record = Record(
         sae=sae_info(item.sae, port),
         model=model_info(model),
@@ -53,7 +52,7 @@ def write_outcome(
         series=[series for r in outcome.results for series in r.series],
         raw={key: finite_or_none(value) for r in outcome.results for key, value in r.raw.items()},
         data=outcome.data,
-        settings=settings_of(config, item.task, item.sae.config, limit)
+        settings=item.settings
         | {"bos": _bos_rule(config, item), "residual_used": "centred" if any(centring(port, item.sae.config)) else "raw"},
         environment={"versions": versions(), **source_commit(), **machine(str(model.device)), "dtype": str(model.dtype)},
         timing=dict(timing),

@@ -47,6 +47,14 @@ class Corpus:
     """Whether position 0 is known to be the BOS token in every context."""
     warnings: tuple[str, ...] = ()
 
+    @property
+    def predicted(self) -> Bool[Tensor, "N L"]:
+        """Positions whose prediction of the next token is scored: both are, so no padding and no separator is predicted."""
+        predicted = self.scored.clone()
+        predicted[:, :-1] &= self.scored[:, 1:]
+        predicted[:, -1] = False
+        return predicted
+
 
 def build_corpus(
     spec: CorpusSpec,

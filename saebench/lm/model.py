@@ -125,6 +125,25 @@ class BlockStack:
             handle.remove()
         return seen[0]
 
+    @contextlib.contextmanager
+    def watched(self, layer: int, seen: dict[str, Tensor], name: str) -> Iterator[None]:
+        """Keep in ``seen[name]`` the residual stream that enters block ``layer`` (``n_layers``: leaves the last) in a forward."""
+
+        def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            seen[name] = args[0] if args else kwargs["hidden_states"]
+
+        def after(_module: nn.Module, _args: Any, out: Any) -> None:
+            seen[name] = out[0] if isinstance(out, tuple) else out
+
+        if layer == 0:
+            handle = self.blocks[0].register_forward_pre_hook(before, with_kwargs=True)
+        else:
+            handle = self.blocks[layer - 1].register_forward_hook(after)
+        try:
+            yield
+        finally:
+            handle.remove()
+
     def _forward(self, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
         return self.base(input_ids=tokens, use_cache=False).last_hidden_state
 

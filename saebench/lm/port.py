@@ -9,7 +9,7 @@ Letters: ``B`` contexts, ``L`` positions, ``D`` width of the site, ``M`` d_model
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -42,12 +42,14 @@ class Port:
         model: The language model.
         site: TransformerLens name of the site that is read.
         site_out: Name of the site that is written, for transcoders; the same site if ``None``.
+        through_bridge: Whether forwards run through the bridge's blocks even where the site needs no hook point, so that
+            several ports can share one forward.
 
     Raises:
         InputError: The model lacks the site; the message suggests near ones.
     """
 
-    def __init__(self, model: LanguageModel, site: str, site_out: str | None = None) -> None:
+    def __init__(self, model: LanguageModel, site: str, site_out: str | None = None, *, through_bridge: bool = False) -> None:
         self.model = model
         self.read = Site.parse(site)
         self.write = Site.parse(site_out or site)
@@ -58,7 +60,7 @@ class Port:
         self.layer = min(_start_layer(self.read), _start_layer(self.write))
         edges = all(place.kind in _EDGES for place in (self.read, self.write)) and site == (site_out or site)
         self._edge = edges
-        self._stack = model.stack if edges else _bridge_stack(model)
+        self._stack = model.stack if edges and not through_bridge else _bridge_stack(model)
         self.widths: tuple[int, int] | None = None
         self._points = {} if edges else {place.name: _hook_point(model, place) for place in (self.read, self.write)}
 
@@ -66,6 +68,11 @@ class Port:
     def stack(self) -> BlockStack:
         """The blocks that every forward of this port runs through."""
         return self._stack
+
+    @property
+    def needs_bridge(self) -> bool:
+        """Whether the site lies inside a block, where only the bridge's hook points reach."""
+        return not self._edge
 
     @property
     def carries_stream(self) -> bool:
@@ -93,11 +100,25 @@ class Port:
             else:
                 end = None
                 self._stack.blocks_between(tokens, start, self.layer, _start_layer(self.write) + 1)
+        return Clean(tokens, start, *self.acts_in(seen), end)
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[dict[str, Tensor]]:
+        """Keep what passes the sites in a forward through :attr:`stack`, for :meth:`acts_in`."""
+        seen: dict[str, Tensor] = {}
+        with contextlib.ExitStack() as hooks:
+            if self._edge:
+                hooks.enter_context(self._stack.watched(self.layer, seen, self.read.name))
+            for name, point in self._points.items():
+                hooks.enter_context(_captured(point, name, seen))
+            yield seen
+
+    def acts_in(self, seen: Mapping[str, Tensor]) -> tuple[Float[Tensor, "B L D"], Float[Tensor, "B L O"]]:
+        """Return (acts read, acts written) of what was seen; raises ``InputError`` if the forward did not pass a site."""
         for name in (self.read.name, self.write.name):
             if name not in seen:
                 raise InputError(f"{self.model.family} does not pass through {name}; choose another site")
-        flat = {name: act.flatten(2) for name, act in seen.items()}
-        return Clean(tokens, start, flat[self.read.name], flat[self.write.name], end)
+        return seen[self.read.name].flatten(2), seen[self.write.name].flatten(2)
 
     @torch.inference_mode()
     def acts_behind(self, tokens: Int[Tensor, "B L"], start: Float[Tensor, "B L M"]) -> Float[Tensor, "B L D"]:

@@ -2,7 +2,7 @@
 
 A streaming metric is fed by the one pass over a corpus. A study (cloze tasks, the truth about a made-up world, probes) cannot
 be: it asks questions. It gets a site and all the SAEs that are to be scored there, so that what does not depend on the SAE is
-done once, and returns one result an SAE.
+done once, and returns one result an SAE. A study that compares SAEs of several sites gets all those of a model at once.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Any, ClassVar, Generic, TypeVar
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from saebench.data import Corpus
+from saebench.lm.model import LanguageModel
 from saebench.lm.port import Port
 from saebench.metrics.base import MetricResult, ScoreSpec
 from saebench.record import DataInfo, Record
@@ -40,11 +42,9 @@ def _ignore(_n: int) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudySetting:
-    """What a study may know before it runs."""
+class AnySetting:
+    """What any study may know before it runs."""
 
-    port: Port
-    """Model, and the site that is read and written; ``port.model`` is the language model."""
     seed: int
     """Chooses the examples."""
     limit: int | None = None
@@ -55,8 +55,26 @@ class StudySetting:
     """Whether position 0 is replaced as well."""
     data_dir: Path | None = None
     """Folder with a local mirror of hub data sets."""
+    corpus: Corpus | None = None
+    """The text, for a study whose settings have a ``corpus`` (a :class:`saebench.tasklist.TaskCorpus`): that one, or what
+    ``--corpus`` puts in its place, at most ``limit`` contexts of it."""
     advance: Callable[[int], None] = _ignore
-    """To be told how much of :meth:`Study.total` has been done since it was last told."""
+    """To be told how much of ``total`` has been done since it was last told."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudySetting(AnySetting):
+    """What a study on one site may know before it runs."""
+
+    port: Port
+    """Model, and the site that is read and written; ``port.model`` is the language model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSetting(AnySetting):
+    """What a study on a whole model may know before it runs."""
+
+    model: LanguageModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,15 +102,19 @@ class Lack:
     """What of it can be had now: the record does not count as finished."""
 
 
-class Study(ABC, Generic[SettingsOf]):
-    """One study on one site.
+@dataclass(frozen=True, kw_only=True)
+class AtSite:
+    """The SAEs of one site."""
 
-    A subclass is registered with ``@STUDIES.register(name)``, as a module or package of ``saebench.studies`` or under the
+    port: Port
+    saes: tuple[SAE, ...]
+
+
+class AnyStudy(ABC, Generic[SettingsOf]):
+    """What all studies have: a name, a version, the definitions of their scores, settings. See its two subclasses.
+
+    A study is registered with ``@STUDIES.register(name)``, as a module or package of ``saebench.studies`` or under the
     entry-point group ``saebench.studies``. Its docstring's first line is what ``saebench list studies`` shows.
-
-    Args:
-        setting: Where and on how much.
-        settings: What the task file says, checked.
     """
 
     name: ClassVar[str]
@@ -103,11 +125,6 @@ class Study(ABC, Generic[SettingsOf]):
     """The definition of every score that a record can hold."""
     Settings: ClassVar[type[StudySettings]] = StudySettings
     """The class that checks the task file's ``settings``."""
-
-    def __init__(self, setting: StudySetting, settings: SettingsOf) -> None:
-        """Keep the arguments; anything slow belongs into :meth:`run`."""
-        self.setting = setting
-        self.settings = settings
 
     @classmethod
     def spec(cls, name: str) -> ScoreSpec:
@@ -129,7 +146,21 @@ class Study(ABC, Generic[SettingsOf]):
 
     @abstractmethod
     def total(self) -> int:
-        """Return how many steps :meth:`run` will tell ``setting.advance``, for the progress bar (an estimate will do)."""
+        """Return how many steps ``run`` will tell ``setting.advance``, for the progress bar (an estimate will do)."""
+
+
+class Study(AnyStudy[SettingsOf]):
+    """One study on one site.
+
+    Args:
+        setting: Where and on how much.
+        settings: What the task file says, checked.
+    """
+
+    def __init__(self, setting: StudySetting, settings: SettingsOf) -> None:
+        """Keep the arguments; anything slow belongs into :meth:`run`."""
+        self.setting = setting
+        self.settings = settings
 
     @abstractmethod
     def run(self, saes: Sequence[SAE]) -> list[StudyResult]:
@@ -137,6 +168,37 @@ class Study(ABC, Generic[SettingsOf]):
 
         Args:
             saes: SAEs of the site, on the model's device, of the right widths.
+
+        Raises:
+            InputError: The texts are not there, or do not suit the model.
+        """
+
+
+class ModelStudy(AnyStudy[SettingsOf]):
+    """One study on all SAEs of a model, whatever their sites: what it says of one depends on the others.
+
+    The record of each names all of them (``settings["saes_together"]``), and counts as finished only for the same ones. All of
+    them are held at once: on the model's device if they fit into half of what it has free, else in main memory.
+
+    Args:
+        setting: On which model and how much.
+        settings: What the task file says, checked.
+    """
+
+    n_saes_min: ClassVar[int] = 2
+    """SAEs of one model that it takes at least."""
+
+    def __init__(self, setting: ModelSetting, settings: SettingsOf) -> None:
+        """Keep the arguments; anything slow belongs into :meth:`run`."""
+        self.setting = setting
+        self.settings = settings
+
+    @abstractmethod
+    def run(self, sites: Sequence[AtSite]) -> list[StudyResult]:
+        """Return one result an SAE, site by site, in the order given; no result depends on that order.
+
+        Args:
+            sites: All SAEs, of the right widths; they need not be on the model's device.
 
         Raises:
             InputError: The texts are not there, or do not suit the model.

@@ -7,17 +7,17 @@ from typing import Any
 
 from saebench.record import Record
 from saebench.registry import STUDIES
-from saebench.studies.base import Lack, Study, StudySettings
-from saebench.tasklist import StudyTask, TaskSpec, validate
+from saebench.studies.base import AnyStudy, Lack, ModelStudy, StudySettings
+from saebench.tasklist import StreamTask, StudyTask, TaskCorpus, TaskSpec, validate
 
 
-def study_of(task: StudyTask) -> tuple[type[Study[Any]], StudySettings]:
+def study_of(task: StudyTask) -> tuple[type[AnyStudy[Any]], StudySettings]:
     """Return the study that ``task`` names and its settings, defaults filled in.
 
     Raises:
         InputError: There is no such study (with the nearest names), or a setting is unknown or wrong.
     """
-    study: type[Study[Any]] = STUDIES.get(task.study)
+    study: type[AnyStudy[Any]] = STUDIES.get(task.study)
     return study, validate(study.Settings, task.settings, f"task {task.name!r}, settings")
 
 
@@ -28,8 +28,22 @@ def settings_record(task: StudyTask) -> dict[str, Any]:
 
 
 def lacks(task: TaskSpec, record: Record, path: Path, *, data_dir: Path | None, known: dict[Any, Any]) -> Lack:
-    """Return what a record of ``task`` lacks, and whether that can be had now: see :meth:`Study.lacks`."""
+    """Return what a record of ``task`` lacks, and whether that can be had now: see :meth:`AnyStudy.lacks`."""
     if not isinstance(task, StudyTask):
         return Lack()
     study, settings = study_of(task)
     return study.lacks(record, path, settings, data_dir=data_dir, known=known)
+
+
+def model_study_of(task: TaskSpec) -> type[ModelStudy[Any]] | None:
+    """Return the study of a task that takes all SAEs of a model at once, ``None`` for any other task."""
+    study = study_of(task)[0] if isinstance(task, StudyTask) else None
+    return study if study is not None and issubclass(study, ModelStudy) else None
+
+
+def corpus_of(task: TaskSpec) -> TaskCorpus | None:
+    """Return the corpus that a task names, a study's among its settings; ``None`` for a study that brings its own texts."""
+    if isinstance(task, StreamTask):
+        return task.corpus
+    corpus = getattr(study_of(task)[1], "corpus", None)
+    return corpus if isinstance(corpus, TaskCorpus) else None
