@@ -264,6 +264,19 @@ class SAE:
         x, scale, shift = self._normalise(acts.to(self.dtype))
         return self._undo(self._decode(latents, x), scale, shift)
 
+    def contributions(
+        self, acts: Float[torch.Tensor, "N D"], latents: torch.Tensor, values: Float[torch.Tensor, " N"]
+    ) -> Float[torch.Tensor, "N O"]:
+        """Return what one latent of each token adds to its recon, f W_dec[latent] with the input's scale undone.
+
+        Args:
+            acts: As :meth:`run` takes them.
+            latents: One index a token ``[N]``.
+            values: Its activation f.
+        """
+        _, scale, _ = self._normalise(acts.to(self.dtype))
+        return self._undo(values[:, None] * self.W_dec[latents], scale, 0.0)
+
     def _normalise(
         self, x: Float[torch.Tensor, "n D"]
     ) -> tuple[Float[torch.Tensor, "n D"], torch.Tensor | float, torch.Tensor | float]:
