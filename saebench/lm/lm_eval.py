@@ -1,9 +1,9 @@
 """The face that lm-eval sees: a model that answers its requests from the clean pass or from a spliced one.
 
 What is computed is left to an :class:`Answerer`, which is asked for all passes at once: the prefix of the model and the clean
-pass are then shared by every SAE of a site, and candidates with one context share its forward. Log-likelihoods are kept by
-content, so that the same requests, asked again for the next pass, cost nothing. lm-eval's own cache is never used: its key
-holds neither the model nor the SAE.
+pass are then shared by every SAE of a site, and candidates with one context share its forward. Tokens and log-likelihoods are
+kept by content, so that the same requests, asked again for the next pass, cost nothing. lm-eval's own cache is never used: its
+key holds neither the model nor the SAE.
 
 Tokenisation, truncation and windows are those of lm-eval's ``HFLM`` (lm-eval 0.4.13, ``lm_eval.models.huggingface``), whose
 numbers with a plain forward hook these are.
@@ -96,6 +96,7 @@ class SplicedLM(TemplateLM):
         self._prepend = self._bos is not None and prepend_bos is not False
         self._answers: dict[bytes, list[Answer]] = {}
         self._written: dict[tuple[int, bytes], str] = {}
+        self._encoded: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
 
     @property
     def eot_token_id(self) -> int:
@@ -116,6 +117,15 @@ class SplicedLM(TemplateLM):
         ids = list(self.tokenizer(string, add_special_tokens=False, verbose=False)["input_ids"])
         wanted = self._prepend if add_special_tokens is None else add_special_tokens and self._bos is not None
         return [self.prefix_token_id, *ids] if wanted and ids[:1] != [self._bos] else ids
+
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """Return the ids of both; each pair is tokenised once, whatever the number of passes."""
+        pair = context, continuation
+        if pair not in self._encoded:
+            ids = super()._encode_pair(context, continuation)
+            self._encoded[pair] = np.array(ids[0], dtype=np.int32), np.array(ids[1], dtype=np.int32)
+        first, second = self._encoded[pair]
+        return first.tolist(), second.tolist()
 
     def _loglikelihood_tokens(self, requests: Sequence[tuple[Any, list[int], list[int]]], **kwargs: Any) -> list[Answer]:
         del kwargs

@@ -125,6 +125,18 @@ def test_prefix_and_clean_pass_run_once_for_all_saes_and_candidates(model: Langu
     assert counts[0] == counts[1] <= 9 + 2, "a row a document, and two to try whether rows with branches work"
 
 
+def test_texts_are_tokenised_once_for_all_passes(model: LanguageModel, tasks: Path, monkeypatch):
+    texts: list[str] = []
+    encode = SplicedLM.tok_encode
+    monkeypatch.setattr(SplicedLM, "tok_encode", lambda self, text, *a, **k: texts.append(text) or encode(self, text, *a, **k))
+    counts = []
+    for n in (1, 3):
+        texts.clear()
+        ours(Port(model, SITE), [random_sae(seed=s) for s in range(n)], tasks, "toy_ll")
+        counts.append(len(texts))
+    assert counts == [18, 18], "a document's context, and its context with the word"
+
+
 def test_a_limit_takes_the_first_documents(model: LanguageModel, tasks: Path):
     port, sae = Port(model, SITE), random_sae(seed=2)
     (all_of_them,) = ours(port, [sae], tasks, "toy_ll")

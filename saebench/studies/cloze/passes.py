@@ -6,6 +6,7 @@ Letters: ``N`` examples, ``C`` candidates, ``B`` rows of a batch, ``L`` position
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from saebench.lm.branches import PADDING, TRUNK, branched
 from saebench.lm.losses import TargetRows, from_hidden, target_rows
 from saebench.lm.port import Port
+from saebench.lm.positions import Finals, gives_few
 from saebench.sae import SAE
 from saebench.stream import default_batch_size, recon_of
 from saebench.studies.cloze.encoding import PROMPT, Row, batches
@@ -97,25 +99,35 @@ def answers(
     """
     device = port.model.device
     passes = [_Sums(len(candidates), np.array(candidates, dtype=np.int64)) for _ in range(len(saes) + 1)]
+    few = _few(port, rows)
     for batch in batches(rows, batch_size, default_batch_size(1, device)):
         tokens, branch, position, hidden_at, targets, place = _tensors(batch, device)
         with branched(port, branch, position) if any(row.has_branches for row in batch) else contextlib.nullcontext():
-            clean = port.clean(tokens)
-            assert clean.final is not None
-            passes[0].add(_target_rows(port, clean.final[hidden_at], targets), place)
+            tell = functools.partial(_add, port, passes, targets, place)
+            finals = Finals(port, tokens, branch, position, hidden_at, tell, few=few)
+            clean = finals.clean
             where = branch != PADDING
             where[:, 0] &= splice_bos
-            for sae, sums in zip(saes, passes[1:], strict=True):
-                recon = torch.zeros_like(clean.target)
-                recon[where] = recon_of(port, sae, clean.acts[where], clean.target[where])
-                final = port.splice(clean, recon, where)
-                sums.add(_target_rows(port, final[hidden_at], targets), place)
+            acts, target = clean.acts[where], clean.target[where]
+            for sae in saes:
+                finals.splice(recon_of(port, sae, acts, target), where)
+            finals.finish()
         advance(sum(row.counts for row in batch))
     return [sums.answers() for sums in passes]
 
 
-def _target_rows(port: Port, hidden: Float[Tensor, "P D"], targets: Int[Tensor, " P"]) -> TargetRows:
-    return target_rows(from_hidden(port.model.head, hidden), targets, d_vocab=port.model.d_vocab)
+def _few(port: Port, rows: Sequence[Row]) -> bool:
+    """Return whether the last block is needed at so few positions that it is run there alone."""
+    if 2 * sum(len(row.at) for row in rows) > sum(len(row.tokens) for row in rows):
+        return False
+    return gives_few(port, max(int(row.position.max()) for row in rows) + 1)
+
+
+def _add(
+    port: Port, passes: Sequence[_Sums], targets: Int[Tensor, " P"], place: _Places, which: int, hidden: Float[Tensor, "P D"]
+) -> None:
+    rows = target_rows(from_hidden(port.model.head, hidden), targets, d_vocab=port.model.d_vocab)
+    passes[which].add(rows, place)
 
 
 def _tensors(
