@@ -76,4 +76,4 @@ def _paint(figure: Figure, run: Together, rows: Sequence[dict[str, Any]]) -> Non
 
 def _number(value: float, stderr: float) -> str:
     text = f"{value:.2f}".replace("-", "−")
-    return text if np.isnan(stderr) else f"{text}\n± {stderr:.2f}"
+    return text if np.isnan(stderr) else f"{text}\n± {stderr:.2f}" if stderr >= 0.005 else f"{text}\n± {stderr:.1g}"

@@ -82,6 +82,8 @@ def _most(values: Floats) -> float:
 
 def _percent(value: float, stderr: float) -> str:
     """Return a fraction in percent, as exact as its error is large."""
+    if value == 0 == stderr:
+        return "0"  # as the L0 of a TopK SAE
     decimals = 0 if abs(value) >= 1 else 1 if abs(value) >= 0.01 else 2
     text = f"{100 * value:+.{decimals}f}%".replace("-", "−")
     return text if np.isnan(stderr) else f"{text}\n± {100 * stderr:.{decimals}f}"

@@ -68,7 +68,8 @@ def _paint(figure: Figure, sources: Sequence[Source], values: Sequence[np.ndarra
         (median,) = axis.plot([i - 1.2 * _HALF, i + 1.2 * _HALF], [np.median(y)] * 2, color="black", linewidth=2)
         (mean,) = axis.plot([i], [y.mean()], "D", color=COLOURS[1], markeredgecolor="black", markersize=6)
     names = [label(name) for name in names_of(sources)]
-    axis.set_xticks(range(len(names)), names, rotation=30, ha="right", rotation_mode="anchor")
+    figure.set_figheight(5.5 + 0.045 * max(map(len, names)))
+    axis.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
     axis.set_xlim(-0.6, len(values) - 0.4)
     axis.grid(axis="x", visible=False)
     axis.set_ylabel("Δ ln p of the answer, spliced − clean (nats)")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from saebench.record import Record
 from saebench.report.figures.sources import Source, asked, by_site, grouped
-from saebench.store import slug
+from saebench.store import sae_label
 
 
 class Together(NamedTuple):
@@ -32,6 +32,5 @@ def together(sources: Sequence[Source]) -> list[Together]:
 
 
 def label_of(record: Record) -> str:
-    """Return what the study's tables call an SAE: ``<site>/<sae>-<sha8>``, the folder of its records."""
-    r = record.sae
-    return f"{slug(r.site)}/{slug(r.name)}-{r.sha256[:8]}"
+    """Return what the study's tables call an SAE."""
+    return sae_label(record.sae.site, record.sae.name, record.sae.sha256)

@@ -88,10 +88,10 @@ def _paint(figure: Figure, run: Together, columns: dict[str, np.ndarray]) -> Non
 def _scaled(axis: Axes, reach: float, *, both: bool) -> None:
     """Make axes linear in the middle and logarithmic outside, with few ticks."""
     ticks = [t for t in (-10.0, -1.0, 0.0, 1.0, 10.0) if abs(t) < reach]
-    for name in ("x", "y") if both else ("x",):
+    for name, turned in (("x", 90), ("y", 0)) if both else (("x", 90),):
         getattr(axis, f"set_{name}scale")("symlog", linthresh=_LINEAR)
         getattr(axis, f"set_{name}lim")(-reach, reach)
-        getattr(axis, f"set_{name}ticks")(ticks, [f"{t:g}".replace("-", "−") for t in ticks], fontsize=7)
+        getattr(axis, f"set_{name}ticks")(ticks, [f"{t:g}".replace("-", "−") for t in ticks], fontsize=7, rotation=turned)
         getattr(axis, f"set_{name}ticks")([], minor=True)
 
 
