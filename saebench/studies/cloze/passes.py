@@ -23,6 +23,7 @@ from saebench.lm.positions import Finals, gives_few
 from saebench.sae import SAE
 from saebench.stream import default_batch_size, recon_of
 from saebench.studies.cloze.encoding import PROMPT, Row, batches
+from saebench.studies.cloze.prompt_mse import PromptMSE, in_prompts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,8 @@ class Answers:
     """Summed CE of the prompt's tokens."""
     ce_n: Int[np.ndarray, " N"]
     """How many tokens of the prompt are predicted."""
+    mse: Float[np.ndarray, " N"] | None = None
+    """Mean over the replaced tokens of the prompt of ‖x − x̂‖²; NaN where there is none, as in the clean pass."""
 
 
 class _Sums:
@@ -49,6 +52,7 @@ class _Sums:
         self.lnp_word = self.lnp.copy()
         self.best = there.copy()
         self.ce_sum, self.ce_n = np.zeros(n), np.zeros(n, dtype=np.int64)
+        self.mse = PromptMSE(n)
 
     def add(self, rows: TargetRows, place: _Places) -> None:
         lnp, best = rows.lnp.cpu().numpy(), rows.best.cpu().numpy()
@@ -61,7 +65,8 @@ class _Sums:
         np.logical_and.at(self.best, (place.example[word], place.candidate[word]), best[word])
 
     def answers(self) -> Answers:
-        return Answers(lnp=self.lnp, lnp_word=self.lnp_word, best=self.best, ce_sum=self.ce_sum, ce_n=self.ce_n)
+        mse = self.mse.means()
+        return Answers(lnp=self.lnp, lnp_word=self.lnp_word, best=self.best, ce_sum=self.ce_sum, ce_n=self.ce_n, mse=mse)
 
 
 @dataclass(frozen=True)
@@ -108,9 +113,12 @@ def answers(
             clean = finals.clean
             where = branch != PADDING
             where[:, 0] &= splice_bos
-            acts, target = clean.acts[where], clean.target[where]
-            for sae in saes:
-                finals.splice(recon_of(port, sae, acts, target), where)
+            prompts, example = in_prompts(batch, where)
+            acts, target, prompts = clean.acts[where], clean.target[where], prompts[where]
+            for number, sae in enumerate(saes):
+                recon = recon_of(port, sae, acts, target)
+                passes[number + 1].mse.add(target[prompts], recon[prompts], example)
+                finals.splice(recon, where)
             finals.finish()
         advance(sum(row.counts for row in batch))
     return [sums.answers() for sums in passes]

@@ -194,7 +194,9 @@ def scores_by_context(
 
 
 def _some(answers: Answers, which: Bools) -> Answers:
-    return Answers(**{field.name: getattr(answers, field.name)[which] for field in dataclasses.fields(answers)})
+    found: dict[str, Any] = {field.name: getattr(answers, field.name) for field in dataclasses.fields(answers)}
+    some: dict[str, Any] = {name: None if values is None else values[which] for name, values in found.items()}
+    return Answers(**some)
 
 
 def raw(clean: Answers, spliced: Answers, examples: list[Example]) -> dict[str, float | None]:
@@ -233,6 +235,8 @@ def rows(
         "ce_spliced": per_token(spliced),
         "right_last_sentence": baselines.last_sentence,
     }
+    if spliced.mse is not None:
+        table["mse"] = numbers(spliced.mse)
     if baselines.ngram is not None:
         table["right_5gram"] = baselines.ngram
     if how == "candidates":
