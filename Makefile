@@ -66,9 +66,10 @@ check: $(STAMP) ## lint, formatting and types
 reference-saes: $(STAMP) ## train the SAEs that ship, from saebench/reference/configs, and write the manifest
 	$(BIN)/python -m saebench.trainers.reference_saes
 
-results: $(STAMP) ## score the SAEs that ship on the whole suite again: results/reference, leaderboard, README, pictures
+results: $(STAMP) ## score the SAEs that ship on the whole suite and the probes again: results/reference, leaderboard, README, pictures
 	rm -rf build/results
 	$(BIN)/saebench run --out build/results
+	$(BIN)/saebench run --task storyworld_probes --out build/results
 	rm -rf results/reference && mv build/results/reference results/
 	$(BIN)/saebench report results --leaderboard --format md --output results/LEADERBOARD.md
 	$(BIN)/python docs/generate.py
@@ -88,6 +89,7 @@ bench: $(STAMP) $(PEERS)/.installed ## measure speed and memory against the peer
 	$(BIN)/python benchmarks/load.py --json benchmarks/figures/load.json
 	$(BIN)/python benchmarks/storyworld.py --json benchmarks/figures/storyworld.json
 	$(BIN)/python benchmarks/probes.py --json benchmarks/figures/probes.json
+	$(BIN)/python benchmarks/sae_probes.py --peers $(PEERS)/bin/python --json benchmarks/figures/sae_probes.json
 	for what in quality dead memory speed pipeline; do \
 		$(BIN)/python benchmarks/train.py $$what --peers $(PEERS)/bin/python --shared $(SHARED) || exit 1; done
 

@@ -14,6 +14,7 @@ from saebench.cli import main
 from saebench.errors import InputError, SaebenchError
 from saebench.lm.model import hash_folder
 from saebench.record import Score, Series
+from saebench.report.agreement import agreement
 from saebench.report.leaderboard import make_leaderboard
 from saebench.report.plots import binned, by_position, drawn_from, source_of
 from saebench.report.select import load_records, where
@@ -24,6 +25,7 @@ from tests.helpers import make_record, make_score, save
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "results"
+PROBES = "storyworld_probes"
 
 
 def _generate():
@@ -154,9 +156,19 @@ def test_the_readme_shows_the_picture_once_it_is_drawn(tmp_path: Path, monkeypat
     assert "](docs/pictures/delta_ce_by_position.png)" in generate.CAPTION
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/truth.md"])
-def test_the_pages_have_their_marks(page: str):
-    assert generate.filled((ROOT / page).read_text(encoding="utf-8"), "")
+@pytest.mark.parametrize(("page", "n"), [("README.md", 1), ("docs/truth.md", 2)])
+def test_the_pages_have_their_marks(page: str, n: int):
+    assert generate.filled((ROOT / page).read_text(encoding="utf-8"), *[""] * n)
+
+
+def test_a_page_with_two_tables_takes_each_at_its_place():
+    page = f"a\n{generate.BEGIN}x\n{generate.END}b\n{generate.BEGIN}y\n{generate.END}c\n"
+    new = generate.filled(page, "| 1 |", "| 2 |")
+    begin, end = generate.BEGIN, generate.END
+    assert new == f"a\n{begin}\n| 1 |\n\n{end}b\n{begin}\n| 2 |\n\n{end}c\n" and generate.filled(new, "| 1 |", "| 2 |") == new
+    for contents, broken in ((["1"], page), (["1", "2", "3"], page), (["1", "2"], page.replace(f"x\n{end}", "x\n"))):
+        with pytest.raises(SaebenchError, match="the page should hold"):
+            generate.filled(broken, *contents)
 
 
 def test_the_page_of_formats_lists_those_that_are_registered():
@@ -178,9 +190,14 @@ def test_committed_records_are_free_of_folders():
 
 
 def test_committed_records_are_those_of_what_ships():
-    """Each SAE that ships, and none of before, has a whole record of each task of the suite, on the model that ships."""
+    """Each SAE that ships, and none of before, has a whole record of each task that one has, on the model that ships.
+
+    The suite's tasks are among them; `make results` adds the probes.
+    """
     records = [r for r in committed() if r.sae.path.startswith("reference:")]
-    wanted = {(path, load_sae(path).sha256, task) for path in reference.saes() for task in load_suite(reference.SUITE).tasks}
+    tasks = {r.task.name for r in records}
+    assert set(load_suite(reference.SUITE).tasks) <= tasks <= {*load_suite(reference.SUITE).tasks, PROBES}
+    wanted = {(path, load_sae(path).sha256, task) for path in reference.saes() for task in tasks}
     assert {(r.sae.path, r.sae.sha256, r.task.name) for r in records} == wanted and len(records) == len(wanted)
     assert {r.model.sha256 for r in records} == {hash_folder(reference.ROOT / "model")}
     assert {(r.seed, r.settings["limit"]) for r in records} == {(0, None)}
@@ -203,7 +220,7 @@ def test_the_readme_shows_the_committed_leaderboard():
 def test_the_page_on_truth_shows_the_committed_records():
     committed()
     page = (ROOT / "docs/truth.md").read_text(encoding="utf-8")
-    assert generate.filled(page, generate.truth(RESULTS)) == page
+    assert generate.filled(page, generate.truth(RESULTS), generate.agreement(RESULTS)) == page
 
 
 def test_the_committed_picture_was_drawn_from_the_committed_records():
@@ -222,6 +239,17 @@ def test_the_undertrained_sae_ranks_last_and_the_short_context_shows():
     assert short.value is not None and short.stderr is not None and short.value - 1 > 1.96 * short.stderr
     assert rise(by_name["topk-layer3"]) < 1.2  # flat where the SAE was trained on whole contexts
     assert rise(by_name["topk-layer3-context64"]) > 2
+
+
+def test_scores_order_the_saes_of_one_site_as_the_truth_does():
+    """With the undertrained one last; sites differ in how hard they are, and L0 with them."""
+    committed()
+    found = load_records([RESULTS])
+    some = where(found.records, ["model=reference", "seed=0", f"site={generate.ONE_SITE}"])
+    wanted = ["delta_ce", *(["probe_loss"] if any(r.task.name == PROBES for r in some) else [])]
+    for one in agreement(found.files(some), "truth_f1_adjusted", wanted):
+        assert one.n == 4 and one.last == "topk-layer3-undertrained", one
+        assert one.spearman_low is not None and one.spearman_low > 0, one
 
 
 NOT_YET = pytest.mark.xfail(
