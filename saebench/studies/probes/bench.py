@@ -102,7 +102,7 @@ class Bench:
             for i, (fit, latent) in enumerate(zip(by_luck, lucky, strict=True))
         ]
         return TaskOutcome(
-            **self._about(probe),
+            **self.about_probe(probe),
             best=one(test[:, 0] * fits.weight[best] + fits.bias[best]),
             loss_train=float(fits.loss[best]),
             latents=tuple(order.tolist()),
@@ -124,7 +124,7 @@ class Bench:
         one = self._judge(number, probe)
         z = linear(train)
         loss_train = float(np.where(labels, np.logaddexp(0.0, -z), np.logaddexp(0.0, z)).mean())
-        return TaskOutcome(**self._about(probe), best=one(linear(acts[~probe.is_train])), loss_train=loss_train)
+        return TaskOutcome(**self.about_probe(probe), best=one(linear(acts[~probe.is_train])), loss_train=loss_train)
 
     def _judge(self, number: int, probe: Probe) -> Callable[[Float[np.ndarray, " M"]], Finding]:
         labels, drawn = probe.labels[~probe.is_train], self._chances[number].drawn
@@ -135,7 +135,8 @@ class Bench:
         return judged
 
     @staticmethod
-    def _about(probe: Probe) -> dict[str, Any]:
+    def about_probe(probe: Probe) -> dict[str, Any]:
+        """Return what the texts of a task are: its name, their numbers, the share of the positive class in the test."""
         test = ~probe.is_train
         return {
             "task": probe.name, "n_train": int(probe.is_train.sum()), "n_test": int(test.sum()),

@@ -24,6 +24,8 @@ class Dealt:
     chosen: Indices
     is_train: Bools
     notes: tuple[str, ...] = ()
+    shuffled: bool = False
+    """Whether the examples of either split are in random order, not in that of their numbers."""
 
 
 def generator(name: str, seed: int) -> torch.Generator:
@@ -161,7 +163,7 @@ def deal_as_sae_probes(labels: Bools, *, seed: int, limit: int | None = None) ->
             f"{n} texts, {int(labels.sum())} of them of the positive class, do not make {n_train} and {n_test} in halves"
         ) from None
     chosen = [rng.permutation(np.concatenate(part)) for part in (train, test)]
-    return Dealt(chosen=np.concatenate(chosen), is_train=np.arange(n_train + n_test) < n_train)
+    return Dealt(chosen=np.concatenate(chosen), is_train=np.arange(n_train + n_test) < n_train, shuffled=True)
 
 
 def _halves(labels: Bools, taken: Indices, n: int, rng: np.random.RandomState) -> tuple[Indices, Indices]:

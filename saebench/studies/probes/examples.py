@@ -45,6 +45,8 @@ class ProbeExamples:
     """Commit of the hub data set; of several, joined by commas."""
     notes: tuple[str, ...] = ()
     """What the user should know: texts that were left out."""
+    shuffled: bool = False
+    """Whether the examples of either split are in random order."""
 
     def __post_init__(self) -> None:
         if not len(self.texts) == len(self.labels) == len(self.is_train):
@@ -143,6 +145,7 @@ def read_task(
         origin=_joined(one.origin for one in found) or "",
         revision=_joined(one.revision for one in found),
         notes=tuple(f"{task.name}: {note}" for note in dealt.notes),
+        shuffled=dealt.shuffled,
     )
 
 

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_serializer, model_validator
 from torch import Tensor
 
 from saebench.errors import InputError
 from saebench.probelist import probe_tasks
-from saebench.record import Record
+from saebench.record import DataInfo, Record
 from saebench.registry import STUDIES
 from saebench.sae import SAE
 from saebench.stream import centring
 from saebench.studies.base import Lack, Study, StudyResult, StudySettings
-from saebench.studies.probes.acts import Encoded, Pooling, Reader, encode
+from saebench.studies.probes import protocol
+from saebench.studies.probes.acts import Pooling, Reader, encode
 from saebench.studies.probes.again import lacking
 from saebench.studies.probes.bench import Bench
-from saebench.studies.probes.cache import user_cache
+from saebench.studies.probes.cache import ActsCache, user_cache
 from saebench.studies.probes.dictionaries import Dictionary, Directions, Latents, PreActivations
 from saebench.studies.probes.examples import SUITE, MissingProbe, ProbeExamples, load_examples
+from saebench.studies.probes.ksparse import dense, held_out
 from saebench.studies.probes.newton import L2
+from saebench.studies.probes.penalised import Norm
 from saebench.studies.probes.scores import CEILING, SPECS, Found, TaskOutcome, raw, rows, scores, series
 from saebench.studies.probes.scoring import draw_examples
 from saebench.studies.truth.columns import mean_and_components, random_dictionary
@@ -47,6 +50,27 @@ class ProbesSettings(StudySettings):
     """Draws of the bootstrap, over test texts and over tasks."""
     permutations: int = Field(default=1, ge=1)
     """How often training labels are permuted, to see what choosing among so many latents gives by luck."""
+    protocol: Literal["newton", "sae_probes"] = "newton"
+    """`newton`: a probe on every latent, and what stands beside. `sae_probes`: k-sparse probes as that package makes them."""
+    ks: tuple[int, ...] = (1, 2, 5, 16)
+    """How many latents a probe takes under the protocol `sae_probes`: some of 1, 2, 4, 5, 8, 16, 32, 64, 128, 256 and 512."""
+    norm: Norm = "l1"
+    """The penalty of a probe under the protocol `sae_probes`."""
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> ProbesSettings:
+        if not self.ks or not set(self.ks) <= set(protocol.KS) or len(set(self.ks)) < len(self.ks):
+            raise ValueError(f"ks: give some of {', '.join(map(str, protocol.KS))}, each once")
+        if self.protocol == "sae_probes" and (self.latents, self.pooling) != ("post", "last"):
+            raise ValueError(
+                "protocol sae_probes takes latents after their activation, at the last token: latents post, pooling last"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _what_moves_a_number(self, whole: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        idle = {"l2", "permutations"} if self.protocol == "sae_probes" else {"protocol", "ks", "norm"}
+        return {name: value for name, value in whole(self).items() if name not in idle}
 
 
 @STUDIES.register("probes")
@@ -68,11 +92,15 @@ class Probes(Study[ProbesSettings]):
 
     Standard errors are those of a bootstrap over tasks: how much another choice of tasks would move the mean. Those over test
     texts, the tasks as they are, are in the record's raw numbers and, by task, in the table. All SAEs have the same draws.
+
+    With ``protocol: sae_probes`` all this gives way to what the package of that name does (Kantamneni et al. 2025): the k latents
+    whose means are furthest apart, logistic regression on them with a penalty chosen on held-out training texts, and as a
+    baseline the same on the acts (:mod:`saebench.studies.probes.ksparse`). Scores are then ``k_sparse_auc_k1`` and so on.
     """
 
     name = "probes"
     version = 1
-    specs = SPECS
+    specs = (*SPECS, *protocol.SPECS)
     Settings: ClassVar[type[StudySettings]] = ProbesSettings
 
     @classmethod
@@ -82,7 +110,10 @@ class Probes(Study[ProbesSettings]):
 
     def total(self) -> int:
         """Return three times the number of probe tasks: each is read, put to the SAEs, then to what stands beside them."""
-        return 3 * len(probe_tasks(self.settings.tasks))
+        return self._steps() * len(probe_tasks(self.settings.tasks))
+
+    def _steps(self) -> int:
+        return 2 if self.settings.protocol == "sae_probes" else 3
 
     def run(self, saes: Sequence[SAE]) -> list[StudyResult]:
         """Return one result an SAE.
@@ -94,10 +125,14 @@ class Probes(Study[ProbesSettings]):
         tasks, missing = self._tasks()
         encoded = [encode(task.texts, port, context_length=settings.context_length) for task in tasks]
         cache = user_cache()
+        as_package = settings.protocol == "sae_probes"
         bench = Bench(
-            Reader(port, settings.pooling, batch_size=self.setting.batch_size, cache=cache), tasks, encoded,
-            seed=self.setting.seed, bootstrap=settings.bootstrap, permutations=settings.permutations, l2=settings.l2,
+            Reader(port, settings.pooling, batch_size=self.setting.batch_size, cache=cache), tasks, encoded, l2=settings.l2,
+            seed=self.setting.seed, bootstrap=0 if as_package else settings.bootstrap,
+            permutations=0 if as_package else settings.permutations,
         )  # fmt: skip
+        if as_package:
+            return self._as_package(bench, saes, missing, cache)
         own = [self._dictionary(sae) for sae in saes]
         outcomes: list[list[TaskOutcome]] = [[] for _ in saes]
         ceiling: list[TaskOutcome] = []
@@ -118,7 +153,7 @@ class Probes(Study[ProbesSettings]):
                 shared[key].append(bench.outcome(number, probe, dictionary))
             self.setting.advance(1)
         done = {key: Found(outcomes=shared[key], finite=beside[key].finite) for key in beside}
-        notes = (*_left_out(tasks), *self._cut(encoded), *(cache.notes if cache else ()))
+        notes = self._notes(bench, cache)
         results = []
         for dictionary, size, outcome in zip(own, sizes, outcomes, strict=True):
             found = {"": _found(dictionary, outcome), "neurons": done["neurons"], "pca": done["pca"]}
@@ -126,6 +161,38 @@ class Probes(Study[ProbesSettings]):
             found[CEILING] = Found(outcomes=ceiling)
             results.append(self._result(found, bench, missing, notes, size))
         return results
+
+    def _as_package(
+        self, bench: Bench, saes: Sequence[SAE], missing: Sequence[str], cache: ActsCache | None
+    ) -> list[StudyResult]:
+        """Return the results by the protocol ``sae_probes``."""
+        settings = self.settings
+        own = [
+            protocol.KSparseFound(ks=settings.ks, norm=settings.norm, dictionary=Latents(self._own(sae), "last")) for sae in saes
+        ]
+        acts, told = [], []
+        for number, task in enumerate(bench.tasks):
+            probe = bench.probe(number)
+            told.append(bench.about_probe(probe))
+            held = held_out(int(task.is_train.sum()), None if task.shuffled else np.random.default_rng(self.setting.seed))
+            acts.append(dense(probe.pooled.numpy(), probe.labels, probe.is_train, held))
+            for found in own:
+                found.add(probe, held)
+            self.setting.advance(1)
+        n, notes = len(bench.tasks), self._notes(bench, cache)
+        drawn = draw_examples(n, settings.bootstrap, np.random.default_rng([self.setting.seed, n]))
+        return [
+            StudyResult(
+                scores=protocol.scores(found, acts, drawn),
+                series=protocol.series(found),
+                raw=self._counts(bench, missing),
+                data=self._data(bench),
+                tables={"tasks": protocol.rows(found, acts, told, bench.about)},
+                notes=notes,
+                missing=tuple(missing),
+            )
+            for found in own
+        ]
 
     def _tasks(self) -> tuple[list[ProbeExamples], list[str]]:
         """Return the tasks whose data are there, and what is to be said of the others."""
@@ -139,7 +206,7 @@ class Probes(Study[ProbesSettings]):
                 setting.advance(1)
             else:
                 missing.append(str(why))
-                setting.advance(3)
+                setting.advance(self._steps())
         if not tasks:
             raise InputError(f"no probe task of {', '.join(self.settings.tasks)} can be had; the first: {missing[0]}")
         return tasks, missing
@@ -148,8 +215,11 @@ class Probes(Study[ProbesSettings]):
         """Return what is probed, or why nothing can be."""
         if self.settings.latents == "pre" and sae.config.pursuit is not None:
             return "matching pursuit has no pre-activations; probe its latents with `latents: post`"
-        own = sae.that_centres(centring(self.setting.port, sae.config)[0])
-        return (Latents if self.settings.latents == "post" else PreActivations)(own, self.settings.pooling)
+        return (Latents if self.settings.latents == "post" else PreActivations)(self._own(sae), self.settings.pooling)
+
+    def _own(self, sae: SAE) -> SAE:
+        """Return the SAE for the model's own acts."""
+        return sae.that_centres(centring(self.setting.port, sae.config)[0])
 
     def _beside(self, mean: _Mean, own: Sequence[Dictionary | str]) -> tuple[dict[Any, Dictionary], list[tuple[int, int] | None]]:
         """Return what stands beside the SAEs by name, random dictionaries by (d_sae, k); and these for every SAE."""
@@ -171,27 +241,34 @@ class Probes(Study[ProbesSettings]):
         n_ctx = self.setting.port.model.n_ctx
         return min(self.settings.context_length or n_ctx, n_ctx)
 
-    def _cut(self, encoded: Sequence[Encoded]) -> list[str]:
-        cut, n = sum(one.n_cut for one in encoded), sum(len(one.ids) for one in encoded)
-        return [f"{cut} of {n} texts are longer than {self._positions()} positions; cut at the left"] if cut else []
+    def _notes(self, bench: Bench, cache: ActsCache | None) -> tuple[str, ...]:
+        cut, n = sum(one.n_cut for one in bench.encoded), sum(len(one.ids) for one in bench.encoded)
+        told = [f"{cut} of {n} texts are longer than {self._positions()} positions; cut at the left"] if cut else []
+        return (*_left_out(bench.tasks), *told, *(cache.notes if cache else ()))
+
+    def _counts(self, bench: Bench, missing: Sequence[str]) -> dict[str, float | None]:
+        return {
+            "probe_tasks": float(len(bench.tasks)),
+            "probe_tasks_missing": float(len(missing)),
+            "texts_cut": float(sum(one.n_cut for one in bench.encoded)),
+            "tokens_cut": float(sum(one.tokens_cut for one in bench.encoded)),
+        }
+
+    def _data(self, bench: Bench) -> DataInfo:
+        return bench.data(f"probes:{','.join(self.settings.tasks)}", positions=self._positions())
 
     def _result(
         self, found: dict[str, Found], bench: Bench, missing: Sequence[str], notes: tuple[str, ...], size: tuple[int, int] | None
     ) -> StudyResult:
-        numbers: dict[str, float | None] = {
-            "probe_tasks": float(len(bench.tasks)),
-            "probe_tasks_missing": float(len(missing)),
-            "probe_random_k": float(size[1]) if size and self.settings.latents == "post" else None,
-            "texts_cut": float(sum(one.n_cut for one in bench.encoded)),
-            "tokens_cut": float(sum(one.tokens_cut for one in bench.encoded)),
-        }
+        numbers = self._counts(bench, missing)
+        numbers["probe_random_k"] = float(size[1]) if size and self.settings.latents == "post" else None
         n = len(bench.tasks)
         drawn = draw_examples(n, self.settings.bootstrap, np.random.default_rng([self.setting.seed, n]))
         return StudyResult(
             scores=scores(found, bench.base, drawn),
             series=series(found),
             raw=raw(found) | numbers,
-            data=bench.data(f"probes:{','.join(self.settings.tasks)}", positions=self._positions()),
+            data=self._data(bench),
             tables={"tasks": rows(found, bench.base, bench.about)},
             notes=notes,
             missing=tuple(missing),
