@@ -14,6 +14,7 @@ from saebench.sae import SAE
 from saebench.studies.base import StudyResult, StudySetting
 from saebench.studies.cloze import Cloze, ClozeSettings
 from saebench.studies.cloze.examples import SOURCES, Example, Texts
+from saebench.studies.cloze.latents import LatentSettings
 
 SITE = "blocks.1.hook_resid_pre"
 
@@ -50,13 +51,20 @@ def last_word_examples(model: LanguageModel, n: int = 8, seed: int = 0) -> list[
 
 
 def run(
-    port: Port, saes: Sequence[SAE], examples: list[Example], monkeypatch: Any, *, answer: str = "candidates", **options: Any
+    port: Port,
+    saes: Sequence[SAE],
+    examples: list[Example],
+    monkeypatch: Any,
+    *,
+    answer: Any = "candidates",
+    latents: LatentSettings | None = ClozeSettings.model_fields["latents"].default,
+    **options: Any,
 ) -> list[StudyResult]:
     """Run the study on ``examples``."""
     source = {"given": lambda _seed, n, _data_dir: Texts(name="given", examples=examples[:n])}
     SOURCES.names()
     monkeypatch.setattr(SOURCES, "_members", SOURCES._members | source)
-    settings = ClozeSettings(examples="given", answer=answer, n=len(examples), ngram_words=0)  # pyright: ignore[reportArgumentType]
+    settings = ClozeSettings(examples="given", answer=answer, n=len(examples), ngram_words=0, latents=latents)
     return Cloze(StudySetting(port=port, seed=0, **options), settings).run(saes)
 
 

@@ -181,10 +181,11 @@ def test_the_last_sentence_is_the_one_of_the_gap(reader: LanguageModel):
         assert values(result)["acc_chance"] == pytest.approx(0.1)
 
 
-def test_progress_is_told_of_every_example_twice(reader: LanguageModel):
+def test_progress_is_told_of_all_that_was_announced(reader: LanguageModel):
     told: list[int] = []
     generated(reader, "storyworld_cbt", "candidates", 3, advance=told.append)
-    assert sum(told) == 6
+    settings = ClozeSettings(examples="storyworld_cbt", answer="candidates", n=3)
+    assert sum(told) == Cloze(StudySetting(port=Port(reader, SITE), seed=0), settings).total() == 9
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,7 @@ def test_a_long_prompt_is_cut_at_the_right_and_the_first_token_counts(model: Lan
 
 def test_every_score_is_split_at_the_training_context(model: LanguageModel, tmp_path: Path):
     folder = mirror(tmp_path, "a/b", passages(20))
-    settings = ClozeSettings(data=HubData(id="a/b", form="lambada"), answer="last_word", n=20, ngram_words=0)
+    settings = ClozeSettings(data=HubData(id="a/b", form="lambada"), answer="last_word", n=20, ngram_words=0, latents=None)
     saes = [random_sae(seed=1, context_length=c) for c in (16, 64, None)]
     port = Port(model, SITE)
     split, all_within, unknown = Cloze(StudySetting(port=port, seed=0, data_dir=folder), settings).run(saes)

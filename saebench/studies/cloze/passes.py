@@ -22,8 +22,10 @@ from saebench.lm.port import Port
 from saebench.lm.positions import Finals, gives_few
 from saebench.sae import SAE
 from saebench.stream import default_batch_size, recon_of
+from saebench.studies.cloze.active import Active, Watch
 from saebench.studies.cloze.encoding import PROMPT, Row, batches
 from saebench.studies.cloze.prompt_mse import PromptMSE, in_prompts
+from saebench.studies.cloze.recon import See, recon_seen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +90,7 @@ def answers(
     splice_bos: bool = False,
     batch_size: int | None = None,
     advance: Callable[[int], None] = lambda _n: None,
+    watch: Watch | None = None,
 ) -> list[Answers]:
     """Return the clean answers and, after them, those with each SAE spliced in, in the order given.
 
@@ -101,12 +104,13 @@ def answers(
         splice_bos: Whether position 0 is replaced as well.
         batch_size: Rows of a batch; chosen from their length if ``None``.
         advance: Told how many examples are done.
+        watch: Shown the latents in the windows of the prompts.
     """
     device = port.model.device
     passes = [_Sums(len(candidates), np.array(candidates, dtype=np.int64)) for _ in range(len(saes) + 1)]
     few = _few(port, rows)
     for batch in batches(rows, batch_size, default_batch_size(1, device)):
-        tokens, branch, position, hidden_at, targets, place = _tensors(batch, device)
+        tokens, branch, position, hidden_at, targets, place = tensors(batch, device)
         with branched(port, branch, position) if any(row.has_branches for row in batch) else contextlib.nullcontext():
             tell = functools.partial(_add, port, passes, targets, place)
             finals = Finals(port, tokens, branch, position, hidden_at, tell, few=few)
@@ -115,13 +119,21 @@ def answers(
             where[:, 0] &= splice_bos
             prompts, example = in_prompts(batch, where)
             acts, target, prompts = clean.acts[where], clean.target[where], prompts[where]
+            owner = None if watch is None else torch.from_numpy(watch.owners(batch, tokens.shape[1])).to(device)[where]
             for number, sae in enumerate(saes):
-                recon = recon_of(port, sae, acts, target)
+                if watch is None or owner is None:
+                    recon = recon_of(port, sae, acts, target)
+                else:
+                    recon = recon_seen(port, sae, acts, target, _noting(watch.active[number], owner))
                 passes[number + 1].mse.add(target[prompts], recon[prompts], example)
                 finals.splice(recon, where)
             finals.finish()
         advance(sum(row.counts for row in batch))
     return [sums.answers() for sums in passes]
+
+
+def _noting(active: Active, owner: Int[Tensor, " m"]) -> See:
+    return lambda tokens, _acts, latents: active.add(latents, owner[tokens])
 
 
 def _few(port: Port, rows: Sequence[Row]) -> bool:
@@ -138,7 +150,7 @@ def _add(
     passes[which].add(rows, place)
 
 
-def _tensors(
+def tensors(
     batch: Sequence[Row], device: torch.device
 ) -> tuple[
     Int[Tensor, "B L"], Int[Tensor, "B L"], Int[Tensor, "B L"], tuple[Int[Tensor, " P"], Int[Tensor, " P"]], Tensor, _Places

@@ -126,7 +126,7 @@ def scores(clean: Answers, spliced: Answers, examples: list[Example], how: Right
     found["acc_clean"], found["acc_spliced"], found["acc_delta"] = _accuracies(is_clean, is_spliced)
     counts = _counts(is_clean, is_spliced)
     found["mcnemar_p"] = Estimate(value=mcnemar(counts["n_clean_only"], counts["n_spliced_only"]), n=n)
-    delta = _of_answer(spliced.lnp, examples) - _of_answer(clean.lnp, examples)
+    delta = of_answer(spliced.lnp, examples) - of_answer(clean.lnp, examples)
     found["delta_lnp_mean"] = ratio(delta, np.ones(n), n=n)
     found["delta_lnp_median"] = Estimate(value=float(np.median(delta)), n=n)
     for name, answers in (("ce_clean", clean), ("ce_spliced", spliced)):
@@ -201,7 +201,7 @@ def _some(answers: Answers, which: Bools) -> Answers:
 
 def raw(clean: Answers, spliced: Answers, examples: list[Example]) -> dict[str, float | None]:
     """Return the sums behind the ratios."""
-    delta = _of_answer(spliced.lnp, examples) - _of_answer(clean.lnp, examples)
+    delta = of_answer(spliced.lnp, examples) - of_answer(clean.lnp, examples)
     sums = {
         "ce_clean_sum": clean.ce_sum.sum(),
         "ce_spliced_sum": spliced.ce_sum.sum(),
@@ -229,8 +229,8 @@ def rows(
         "answer": [example.candidates[example.answer] for example in examples],
         "right_clean": right(clean, examples, how),
         "right_spliced": right(spliced, examples, how),
-        "lnp_clean": numbers(_of_answer(clean.lnp, examples)),
-        "lnp_spliced": numbers(_of_answer(spliced.lnp, examples)),
+        "lnp_clean": numbers(of_answer(clean.lnp, examples)),
+        "lnp_spliced": numbers(of_answer(spliced.lnp, examples)),
         "ce_clean": per_token(clean),
         "ce_spliced": per_token(spliced),
         "right_last_sentence": baselines.last_sentence,
@@ -275,5 +275,6 @@ def _accuracies(clean: Bools, spliced: Bools) -> tuple[Estimate, Estimate, Estim
     return _share(clean), _share(spliced), ratio(delta, np.ones(len(delta)), n=len(delta))
 
 
-def _of_answer(lnp: NDArray[np.float64], examples: list[Example]) -> NDArray[np.float64]:
+def of_answer(lnp: NDArray[np.float64], examples: list[Example]) -> NDArray[np.float64]:
+    """Return ln p of the right answer ``[N]`` out of that of every candidate ``[N C]``."""
     return lnp[np.arange(len(examples)), [example.answer for example in examples]]

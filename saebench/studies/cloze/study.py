@@ -15,9 +15,12 @@ from saebench.record import DataInfo
 from saebench.registry import STUDIES
 from saebench.sae import SAE
 from saebench.studies.base import Study, StudyResult, StudySettings
+from saebench.studies.cloze.active import Watch
+from saebench.studies.cloze.by_latent import ByLatent, said_of, score_latents
 from saebench.studies.cloze.encoding import Encoded, encode, encode_first, make_rows
 from saebench.studies.cloze.examples import SOURCES, Example, Texts, checked
 from saebench.studies.cloze.hub import HubData, hub_examples
+from saebench.studies.cloze.latents import LATENT_SPECS, LatentSettings
 from saebench.studies.cloze.ngram import NGram, training_words, words_of
 from saebench.studies.cloze.passes import Answers, answers
 from saebench.studies.cloze.scores import (
@@ -26,6 +29,7 @@ from saebench.studies.cloze.scores import (
     Baselines,
     Right,
     first_alone,
+    of_answer,
     raw,
     right,
     rows,
@@ -49,6 +53,8 @@ class ClozeSettings(StudySettings):
     """Words that the 5-gram model is trained on; 0 leaves it out."""
     splice_bos: bool = False
     """Whether position 0 is replaced as well, whatever the run says."""
+    latents: LatentSettings | None = LatentSettings()
+    """Scores by latent: `window`, `min_prompts`, `listed`, `ablated_prompts`; null leaves them out."""
 
     @model_validator(mode="after")
     def _one_source(self) -> ClozeSettings:
@@ -81,18 +87,22 @@ class Cloze(Study[ClozeSettings]):
     Two baselines say what the gap itself gives away: the clean model that sees the sentence of the gap alone, and a 5-gram
     model of words. A model that reads is well above both.
 
-    Every score stands there twice more, ``…_within_context`` and ``…_beyond_context``: for the prompts, BOS included, that are
-    no longer than the context the SAE was trained at, and for the longer ones.
+    Each of these scores stands there twice more, ``…_within_context`` and ``…_beyond_context``: for the prompts, BOS included,
+    that are no longer than the context the SAE was trained at, and for the longer ones.
+
+    The table ``latent_scores`` has a row a latent: mean Δ ln p and the ±1 score of the prompts in whose last tokens it is active,
+    against the null of as many prompts drawn at random, with Benjamini–Hochberg q. The most helpful and the most harmful latents
+    are then ablated, one by one, in the prompts where they are active, and random latents that are as frequent beside them.
     """
 
     name = "cloze"
     version = 2
-    specs = (*SPECS, *CONTEXT_SPECS)
+    specs = (*SPECS, *CONTEXT_SPECS, *LATENT_SPECS)
     Settings: ClassVar[type[StudySettings]] = ClozeSettings
 
     def total(self) -> int:
-        """Return twice the number of examples: all of them are read whole, and by their last sentence."""
-        return 2 * self._n()
+        """Return twice the number of examples, read whole and by their last sentence, and once more where latents are ablated."""
+        return (2 if self.settings.latents is None else 3) * self._n()
 
     def run(self, saes: Sequence[SAE]) -> list[StudyResult]:
         """Return one result an SAE.
@@ -104,7 +114,9 @@ class Cloze(Study[ClozeSettings]):
         texts = self._texts()
         model = self.setting.port.model
         encoded = self._encode(texts.examples)
-        clean, *spliced = self._answers(texts.examples, encoded, saes)
+        by_latent = self.settings.latents
+        watch = None if by_latent is None else Watch(encoded, [sae.config.d_sae for sae in saes], size=by_latent.window)
+        clean, *spliced = self._answers(texts.examples, encoded, saes, watch)
         baselines = self._baselines(texts)
         counts = {
             "prompts_cut": float(sum(one.cut > 0 for one in encoded)),
@@ -114,6 +126,19 @@ class Cloze(Study[ClozeSettings]):
         n_tokens = np.array([len(one.trunk) for one in encoded])
         lengths = {"n_tokens": n_tokens, "tokens_cut": [one.cut for one in encoded]}
         data, notes = _data(texts, encoded, model.n_ctx, self._side()), self._notes(texts, encoded)
+        found = [ByLatent()] * len(saes)
+        if by_latent is not None and watch is not None:
+            found = score_latents(
+                self.setting,
+                saes,
+                encoded,
+                [example.answer for example in texts.examples],
+                [of_answer(one.lnp, texts.examples) - of_answer(clean.lnp, texts.examples) for one in spliced],
+                watch,
+                by_latent,
+                splice_bos=self._splice_bos(),
+            )
+            notes += said_of(saes, found)
         return [
             StudyResult(
                 scores=[
@@ -121,13 +146,15 @@ class Cloze(Study[ClozeSettings]):
                     *scores_by_context(
                         clean, one, texts.examples, how, baselines, n_tokens=n_tokens, trained=sae.config.context_length
                     ),
+                    *latents.scores,
                 ],
-                raw=raw(clean, one, texts.examples) | counts,
+                series=latents.series,
+                raw=raw(clean, one, texts.examples) | counts | dict(latents.raw),
                 data=data,
-                tables={"examples": rows(clean, one, texts.examples, how, baselines) | lengths},
+                tables={"examples": rows(clean, one, texts.examples, how, baselines) | lengths, **latents.tables},
                 notes=notes,
             )
-            for sae, one in zip(saes, spliced, strict=True)
+            for sae, one, latents in zip(saes, spliced, found, strict=True)
         ]
 
     def _texts(self) -> Texts:
@@ -162,7 +189,12 @@ class Cloze(Study[ClozeSettings]):
     def _n(self) -> int:
         return min(self.settings.n, self.setting.limit or self.settings.n)
 
-    def _answers(self, examples: list[Example], encoded: list[Encoded], saes: Sequence[SAE]) -> list[Answers]:
+    def _splice_bos(self) -> bool:
+        return self.setting.splice_bos or self.settings.splice_bos
+
+    def _answers(
+        self, examples: list[Example], encoded: list[Encoded], saes: Sequence[SAE], watch: Watch | None = None
+    ) -> list[Answers]:
         port = self.setting.port
         several = any(len(one.branches) > 1 for one in encoded)
         longest = max(one.length for one in encoded), max(one.length_together for one in encoded)
@@ -171,9 +203,10 @@ class Cloze(Study[ClozeSettings]):
             saes,
             make_rows(encoded, side_by_side=several and takes_branches(port, *longest)),
             [len(example.candidates) for example in examples],
-            splice_bos=self.setting.splice_bos or self.settings.splice_bos,
+            splice_bos=self._splice_bos(),
             batch_size=self.setting.batch_size,
             advance=self.setting.advance,
+            watch=watch,
         )
 
     def _baselines(self, texts: Texts) -> Baselines:
