@@ -99,12 +99,15 @@ def target_rows(logits: Logits, targets: Int[Tensor, " M"], *, d_vocab: int) -> 
     n, device = len(targets), targets.device
     lnp = torch.empty(n, dtype=torch.float64, device=device)
     best = torch.empty(n, dtype=torch.bool, device=device)
-    chunk = max(1, (_CHUNK_BYTES if device.type != "cpu" else _BLOCK_BYTES) // (4 * d_vocab))
+    chunk = max(1, _CHUNK_BYTES // (4 * d_vocab))
+    block = chunk if device.type != "cpu" else max(1, _BLOCK_BYTES // (4 * d_vocab))
     for start in range(0, n, chunk):
-        rows = slice(start, min(start + chunk, n))
-        z = logits(rows).float()
-        lnp[rows] = z.gather(1, targets[rows, None])[:, 0].double() - log_sum_exp(z)
-        best[rows] = z.argmax(1) == targets[rows]
+        made = logits(slice(start, min(start + chunk, n))).float()
+        for first in range(0, len(made), block):
+            z = made[first : first + block]
+            rows = slice(start + first, start + first + len(z))
+            lnp[rows] = z.gather(1, targets[rows, None])[:, 0].double() - log_sum_exp(z)
+            best[rows] = z.argmax(1) == targets[rows]
     return TargetRows(lnp, best)
 
 
