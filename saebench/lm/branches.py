@@ -51,7 +51,19 @@ def branched(port: Port, branch: Int[Tensor, "B L"], position: Int[Tensor, "B L"
         branch: As :func:`branch_mask` takes it.
         position: Position of each token in its own text.
     """
-    mask = branch_mask(branch, port.model.dtype)
+    with seeing(port, branch_mask(branch, port.model.dtype), position):
+        yield
+
+
+@contextlib.contextmanager
+def seeing(port: Port, mask: Float[Tensor, "B one L L"], position: Int[Tensor, "B L"]) -> Iterator[None]:
+    """Let every forward of ``port`` inside the block attend by ``mask``, with the given positions.
+
+    Args:
+        port: The site.
+        mask: What is added to attention scores: 0 where a position sees another, the lowest number elsewhere.
+        position: Position of each token in its own text.
+    """
 
     def give(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return args, {**kwargs, "attention_mask": mask, "position_ids": position}

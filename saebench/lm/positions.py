@@ -162,7 +162,7 @@ class _End:
             return _attend(module, _query, key, value, *a, **k)
 
         try:
-            with _attending(stop):
+            with attending(stop):
                 if not self._given:
                     with contextlib.ExitStack() as hooks:
                         for layer in range(self._layer, self._last + 1):
@@ -202,7 +202,7 @@ class _End:
             return args, {**kwargs, "attention_mask": None, "position_ids": self._position.repeat(n, 1)}
 
         stream = torch.cat([one.stream for one in passes])
-        with _hook(self._stack.base, place), _attending(look_back):
+        with _hook(self._stack.base, place), attending(look_back):
             return list(self._stack.suffix(self._tokens.gather(1, self._at).repeat(n, 1), stream, self._last).split(rows))
 
 
@@ -249,7 +249,7 @@ def _sees(branch: Int[Tensor, "B L"], at: Int[Tensor, "B P"]) -> Bool[Tensor, "B
 
 
 @contextlib.contextmanager
-def _attending(instead: _Attend) -> Iterator[None]:
+def attending(instead: _Attend) -> Iterator[None]:
     """Let ``instead(attend, module, query, key, value, mask, …)`` stand for torch's own attention in every model."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS as table
 

@@ -1,0 +1,101 @@
+"""Texts laid out as a tree of their beginnings give what each gives by itself."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from saebench.lm import prefix_tree
+from saebench.lm.model import LanguageModel, load_model
+from saebench.lm.port import Port
+from saebench.lm.prefix_tree import LastActs, Text, grow
+from tests.lm.families import build
+
+SITES = ["blocks.0.hook_resid_pre", "blocks.2.hook_resid_pre", "blocks.1.hook_mlp_out"]
+
+
+@pytest.fixture(scope="module", params=["gpt2", "llama", "gpt_neox", "gemma2"])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
+    folder = tmp_path_factory.mktemp("tree") / request.param
+    build(request.param, str(folder))
+    return load_model(str(folder), device="cpu")
+
+
+def texts(n: int = 60, longest: int = 20) -> list[Text]:
+    """Return texts of few words, so that many begin alike, and some are the beginning of others."""
+    g = torch.Generator().manual_seed(0)
+    lengths = torch.randint(1, longest + 1, (n,), generator=g).tolist()
+    made = [(1, *torch.randint(4, 7, (length,), generator=g).tolist()) for length in lengths]
+    return list(dict.fromkeys([*made, *(text[:-2] for text in made if len(text) > 6)]))
+
+
+def read(last_acts: LastActs, given: list[Text]) -> Tensor:
+    out = torch.full((len(given), 24), torch.nan)
+    for found in last_acts.read(given):
+        out[found.texts] = found.acts
+    return out
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_acts_are_those_of_one_forward_a_text(model: LanguageModel, site: str):
+    port, given = Port(model, site), texts(60 if site == SITES[1] else 15)
+    together = LastActs(port, 21)
+    assert together.together == (model.family != "gemma2"), "Gemma's window of five is shorter than the texts"
+    alone = torch.stack([port.clean(torch.tensor([text]), final=False).acts[0, -1] for text in given])
+    torch.testing.assert_close(read(together, given), alone, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(read(LastActs(port, 21, together=False), given), alone, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(read(LastActs(port, 21, batch_size=1), given), alone, atol=2e-5, rtol=1e-4)
+
+
+def test_beginnings_are_computed_once(model: LanguageModel):
+    port = Port(model, SITES[1])
+    given: list[Text] = [(1, *range(4, 4 + n)) for n in range(1, 15)]
+    last_acts = LastActs(port, 15, together=True)
+    read(last_acts, given)
+    assert last_acts.n_tokens == 15
+
+
+def seen(row_depth: list[int], end: list[int], place: int) -> list[int]:
+    """Return the places of a row that one sees."""
+    return [j for j in range(place + 1) if j <= place < end[j]]
+
+
+@pytest.mark.parametrize("capacity", [0, 1, 25, 64, 1000])
+def test_every_text_stands_whole_in_a_row(capacity: int):
+    given = texts()
+    order = sorted(range(len(given)), key=given.__getitem__)
+    shared = [0, *(next(n for n in range(99) if given[a][:n] != given[b][:n]) - 1 for a, b in itertools.pairwise(order))]
+    rows = list(grow(given, order, shared, capacity))
+    asked = [number for row in rows for number, _ in row.asked]
+    assert sorted(asked) == list(range(len(given)))
+    for row in rows:
+        assert len(row.tokens) <= max(capacity, 21)
+        for number, place in row.asked:
+            way = seen(row.depth, row.end, place)
+            assert tuple(row.tokens[j] for j in way) == given[number]
+            assert [row.depth[j] for j in way] == list(range(len(way)))
+    if capacity == 0:
+        assert all(row.depth == list(range(len(row.tokens))) for row in rows), "chains need no mask"
+        assert len(rows) == sum(not any(other[: len(text)] == text != other for other in given) for text in given)
+    if capacity == 1000:
+        assert sum(len(row.tokens) for row in rows) == len({text[:n] for text in given for n in range(1, len(text) + 1)})
+
+
+def test_the_tree_is_cut_where_that_is_less_work(model: LanguageModel, monkeypatch: pytest.MonkeyPatch):
+    """Texts that differ in one token halfway share half; where attention is dear, rows are kept short all the same."""
+    last_acts = LastActs(Port(model, SITES[1]), 21, together=True)
+    given: list[Text] = [(1, *([5] * 10), 6 + i, *([5] * 9)) for i in range(30)]
+    tokens = []
+    for price in (0, 10_000):
+        monkeypatch.setattr(prefix_tree, "_EXP", price)
+        before = last_acts.n_tokens
+        read(last_acts, given)
+        tokens.append(last_acts.n_tokens - before)
+    assert tokens[0] < 0.8 * tokens[1] and tokens[1] == 30 * 21
+
+
+def test_nothing_to_read(model: LanguageModel):
+    assert list(LastActs(Port(model, SITES[1]), 5).read([])) == []
