@@ -141,6 +141,13 @@ class Table(_Part):
     columns: list[str]
 
 
+class TextFile(_Part):
+    """A text for people that lies beside the record."""
+
+    file: str
+    sha256: str
+
+
 class Record(_Part):
     """One SAE × task × seed. See the module's text for the rules."""
 
@@ -160,6 +167,7 @@ class Record(_Part):
     """Versions, commit, device, dtype."""
     timing: dict[str, Finite | None] = Field(default_factory=dict)
     tables: dict[str, Table] = Field(default_factory=dict)
+    texts: dict[str, TextFile] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Record:

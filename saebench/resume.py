@@ -129,11 +129,11 @@ def _hub_commit(model: str) -> str | None:
 
 
 def table_missing(path: Path, record: Record) -> str | None:
-    """Return what to say if a table that belongs to the record at ``path`` is not there whole, else ``None``."""
-    for table in record.tables.values():
-        file = path.with_name(table.file)
+    """Return what to say if a table or text that belongs to the record at ``path`` is not there whole, else ``None``."""
+    for beside in (*record.tables.values(), *record.texts.values()):
+        file = path.with_name(beside.file)
         if not file.is_file():
             return f"{file} is missing; its record is run again"
-        if sha256_file(file) != table.sha256:
+        if sha256_file(file) != beside.sha256:
             return f"{file} is not what the record says; it is run again"
     return None

@@ -266,7 +266,8 @@ def _study(
     few = _too_few(config, task.name, results[0].data.n_contexts, "examples") if job.corpus is None else ()
     for note in (*results[0].notes, *few):
         progress.note(note)
-    return [Outcome(results=[result], data=result.data, tables=result.tables) for result in results], results[0].missing
+    outcomes = [Outcome(results=[result], data=result.data, tables=result.tables, texts=result.texts) for result in results]
+    return outcomes, results[0].missing
 
 
 def _results(

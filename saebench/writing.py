@@ -1,4 +1,4 @@
-"""From what was found about one SAE to its record and the tables beside it."""
+"""From what was found about one SAE to its record and the files beside it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from saebench.lm.port import Port
 from saebench.metrics.base import MetricResult, finite_or_none
 from saebench.plan import Item, PlannedSAE
 from saebench.provenance import machine, source_commit, versions
-from saebench.record import DataInfo, ModelInfo, Record, SaeInfo, Table, TaskInfo
+from saebench.record import DataInfo, ModelInfo, Record, SaeInfo, Table, TaskInfo, TextFile
 from saebench.store import write_atomic, write_record
 from saebench.stream import centring
 from saebench.studies.settings import study_of
@@ -32,12 +32,13 @@ class Outcome:
     data: DataInfo
     tables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Tables besides that of the latents: columns of one length, by name."""
+    texts: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_outcome(
     config: RunConfig, model: LanguageModel, port: Port, item: Item, outcome: Outcome, timing: Mapping[str, float]
 ) -> list[str]:
-    """Write one record with its tables and return the names of the scores that failed.
+    """Write one record with its tables and texts and return the names of the scores that failed.
 
     Raises:
         InputError: It cannot be written.
@@ -57,6 +58,7 @@ def write_outcome(
         environment={"versions": versions(), **source_commit(), **machine(str(model.device)), "dtype": str(model.dtype)},
         timing=dict(timing),
         tables=_write_tables(item, outcome),
+        texts={name: _write_text(item, name, text) for name, text in outcome.texts.items()},
     )
     write_record(item.path, record)
     return [score.name for score in record.scores if score.status == "failed"]
@@ -88,6 +90,12 @@ def _write_table(item: Item, name: str, columns: Mapping[str, Any]) -> Table:
     write_atomic(path, buffer.getvalue())
     digest = hashlib.sha256(buffer.getvalue()).hexdigest()
     return Table(file=path.name, sha256=digest, rows=table.num_rows, columns=table.column_names)
+
+
+def _write_text(item: Item, name: str, text: str) -> TextFile:
+    path, data = item.path.with_name(f"seed{item.seed}.{name}.txt"), text.encode()
+    write_atomic(path, data)
+    return TextFile(file=path.name, sha256=hashlib.sha256(data).hexdigest())
 
 
 def sae_info(sae: PlannedSAE, port: Port) -> SaeInfo:

@@ -86,6 +86,8 @@ class StudyResult(MetricResult):
     (``context_length``), tokens scored."""
     tables: Mapping[str, Mapping[str, Column]] = field(default_factory=dict)
     """Tables to lie beside the record as ``seed<k>.<name>.parquet``: columns of one length, by name; ``latents`` is taken."""
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """Texts for people, to lie beside the record as ``seed<k>.<name>.txt``."""
     notes: tuple[str, ...] = ()
     """Remarks for the user while it runs, the same for every SAE: examples that were cut, or left out."""
     missing: tuple[str, ...] = ()

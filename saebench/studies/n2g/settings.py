@@ -1,0 +1,28 @@
+"""What a task file may say of the study ``n2g``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from saebench.studies.base import StudySettings
+from saebench.tasklist import TaskCorpus
+
+
+class N2GSettings(StudySettings):
+    """Settings of the study."""
+
+    corpus: TaskCorpus
+    """The text; `--corpus`, `--context-length` and `--limit` change it as they do for metrics."""
+    latents: Annotated[int, Field(ge=1)] | Literal["all"] | tuple[int, ...] = 300
+    """How many of the latents that fire, one from each of as many strata of density; `all` of the SAE; or a list of indices."""
+    n_build: int = Field(default=16, ge=1)
+    """Activations that the patterns of a latent are built from, at most."""
+    n_recall: int = Field(default=16, ge=1)
+    """Other activations that recall is measured on, at most."""
+    pad_token: int | str | None = None
+    """Token that stands for one that is taken away, by id or text; null: the first of ` _`, `_`, ` |`, `|`, ` ~`, `~` that the
+    vocabulary has, else the unknown token."""
+    bootstrap: int = Field(default=200, ge=2)
+    """Draws of latents behind the standard errors."""
