@@ -277,6 +277,11 @@ class SAE:
         _, scale, _ = self._normalise(acts.to(self.dtype))
         return self._undo(values[:, None] * self.W_dec[latents], scale, 0.0)
 
+    def output_scale(self, acts: Float[torch.Tensor, "N D"]) -> Float[torch.Tensor, "N one"]:
+        """Return what f W_dec of each token is multiplied by in its recon: the input's scale, undone."""
+        x = acts.to(self.dtype)
+        return self._undo(x.new_ones(len(x), 1), self._normalise(x)[1], 0.0)
+
     def _normalise(
         self, x: Float[torch.Tensor, "n D"]
     ) -> tuple[Float[torch.Tensor, "n D"], torch.Tensor | float, torch.Tensor | float]:
