@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saebench.data import Corpus
-from saebench.lm.losses import from_hidden, loss_rows
+from saebench.lm.losses import LossRows, from_hidden, loss_rows
 from saebench.lm.port import Clean, Port
 from saebench.sae import SAE
 from saebench.stats import Estimate, Floats, add_at, ratio
@@ -32,10 +32,13 @@ class Acts(NamedTuple):
     scored: Bool[Tensor, " m"]
     """Which of them count; the others are separators, and position 0 where that is replaced."""
     context: Int[np.ndarray, " m"]
+    position: Int[np.ndarray, " m"]
 
 
 Replacements = Callable[[int, Acts], Iterable[Float[Tensor, "m O"]]]
 """(number of the SAE, tokens) → recons in the SAE's own space, always as many."""
+Watch = Callable[[int, LossRows, Int[np.ndarray, " M"], Int[np.ndarray, " M"]], None]
+"""(number of the SAE, losses of a batch's predictions, their contexts, their positions); alternatives are the replacements."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,13 +67,14 @@ class Measured:
 
 
 @torch.inference_mode()
-def measure(setting: StudySetting, saes: Sequence[SAE], replacements: Replacements) -> list[Measured]:
+def measure(setting: StudySetting, saes: Sequence[SAE], replacements: Replacements, watch: Watch | None = None) -> list[Measured]:
     """Return the sums of each SAE. Acts are read on the clean forward; position 0 stays clean unless the run says otherwise.
 
     Args:
         setting: Site and text (``setting.corpus``); told of every context.
         saes: The SAEs.
         replacements: What is put in the place of the acts.
+        watch: Told of every prediction, for who wants more than sums by context.
     """
     corpus, port = setting.corpus, setting.port
     assert corpus is not None
@@ -86,7 +90,8 @@ def measure(setting: StudySetting, saes: Sequence[SAE], replacements: Replacemen
         where[:, 0] &= setting.splice_bos
         scored, predicted = corpus.scored[rows].to(device)[where], corpus.predicted[rows].to(device)
         targets = clean.tokens.roll(-1, 1)[predicted]
-        context = predicted.nonzero()[:, 0].cpu().numpy() + start
+        context, position = predicted.nonzero().cpu().numpy().T
+        context = context + start
         for number, sae in enumerate(saes):
             tokens, mean = _acts_of(port, sae, clean, where, scored, start)
             passes, errors = [], []
@@ -104,6 +109,8 @@ def measure(setting: StudySetting, saes: Sequence[SAE], replacements: Replacemen
                 add_at(own["sse"][i], acts_context, error)
                 add_at(own["ce"][i], context, losses.ce[i].cpu().numpy())
                 add_at(own["kl"][i], context, losses.kl[i].cpu().numpy())
+            if watch is not None:
+                watch(number, losses, context, position)
             if not number:
                 add_at(ce_clean, context, losses.ce_clean.cpu().numpy())
         setting.advance(len(clean.tokens))
@@ -163,4 +170,5 @@ def _acts_of(
     reads, writes = centring(port, sae.config)
     acts, _ = sae_space(sae, clean.acts[where], reads)
     target, mean = sae_space(sae, clean.target[where], writes)
-    return Acts(acts, target, scored, where.nonzero()[:, 0].cpu().numpy() + start), mean
+    places = where.nonzero().cpu().numpy()
+    return Acts(acts, target, scored, places[:, 0] + start, places[:, 1]), mean

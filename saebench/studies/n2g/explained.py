@@ -19,7 +19,7 @@ from saebench.studies.n2g.patterns import Trie, tries
 from saebench.studies.n2g.reading import Batch, Fired
 from saebench.studies.n2g.sampling import Kept, stratified
 from saebench.studies.n2g.scores import Findings
-from saebench.studies.n2g.settings import N2GSettings
+from saebench.studies.n2g.settings import PatternSettings
 from saebench.studies.n2g.suffixes import Document, Reader, shortest
 
 
@@ -32,7 +32,7 @@ class Explained:
         seed: Chooses latents and activations.
     """
 
-    def __init__(self, sae: SAE, settings: N2GSettings, seed: int) -> None:
+    def __init__(self, sae: SAE, settings: PatternSettings, seed: int) -> None:
         self.sae, self._settings, self._seed = sae, settings, seed
         self.density = np.zeros(sae.config.d_sae, dtype=np.int64)
         """Tokens of the first half at which each latent fires."""
@@ -89,11 +89,12 @@ class Explained:
             "n2g_tokens_read": float(self.n_tokens_read),
         }
 
-    def start_judging(self, corpus: Corpus, d_vocab: int) -> None:
+    def start_judging(self, corpus: Corpus, d_vocab: int, n_recall: int) -> None:
         """Compile the patterns, to be judged on the second half."""
+        self._n_recall = n_recall
         self._judging = Judge(
             self.latents, self.tries, corpus, first=int(corpus.has_bos), d_sae=self.sae.config.d_sae, d_vocab=d_vocab,
-            n_recall=self._settings.n_recall, seed=self._seed,
+            n_recall=n_recall, seed=self._seed,
         )  # fmt: skip
 
     def judge(self, batch: Batch, number: int) -> None:
@@ -114,12 +115,13 @@ class Explained:
 
     def notes(self) -> list[str]:
         """Return what the user should know: latents that are dead, or have too few activations."""
-        counts, settings, name, n = self._judging.counts(), self._settings, self.sae.config.name, len(self.latents)
+        counts, n_build, n_recall = self._judging.counts(), self._settings.n_build, self._n_recall
+        name, n = self.sae.config.name, len(self.latents)
         dead = int(((self.density[self.latents] == 0) & (counts.n_fires == 0)).sum())
-        few = int(((self.density[self.latents] < settings.n_build) | (counts.n_fires < settings.n_recall)).sum()) - dead
+        few = int(((self.density[self.latents] < n_build) | (counts.n_fires < n_recall)).sum()) - dead
         said = [f"{name}: {dead} of {n} latents are dead: they never fire on this text"] if dead else []
         if few:
-            wanted = f"{settings.n_build} to build from and {settings.n_recall} to judge by"
+            wanted = f"{n_build} to build from and {n_recall} to judge by"
             said.append(f"{name}: {few} of {n} latents fire fewer times than asked ({wanted}); give more text with --limit")
         if not n:
             said.append(f"{name}: no latent fires in the first half of the text")

@@ -105,7 +105,7 @@ def scores(found: Findings, *, draws: int, seed: int) -> list[Score]:
     values: dict[str, Estimate] = {}
 
     def add(name: str, of: Floats, by: Floats | None = None) -> None:
-        values[name] = _mean(of, by, weights) if found.finite else Estimate(value=float("nan"), n=len(of))
+        values[name] = mean_over_latents(of, by, weights) if found.finite else Estimate(value=float("nan"), n=len(of))
 
     for i, way in enumerate(WAYS):
         tail = "" if way == "published" else f"_{way}"
@@ -140,7 +140,14 @@ def shapes(tries: Sequence[Trie]) -> dict[str, Floats]:
     }
 
 
-def _mean(values: Floats, by: Floats | None, weights: Floats) -> Estimate:
+def mean_over_latents(values: Floats, by: Floats | None, weights: Floats) -> Estimate:
+    """Return the mean of the values that are not NaN, with the standard error of a bootstrap.
+
+    Args:
+        values: One a latent ``[C]``.
+        by: What each counts; alike if ``None``.
+        weights: How often each draw has each latent ``[draws, C]``.
+    """
     there = ~np.isnan(values)
     n = int(there.sum())
     if not n:

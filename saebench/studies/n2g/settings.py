@@ -10,8 +10,8 @@ from saebench.studies.base import StudySettings
 from saebench.tasklist import TaskCorpus
 
 
-class N2GSettings(StudySettings):
-    """Settings of the study."""
+class PatternSettings(StudySettings):
+    """How patterns are built."""
 
     corpus: TaskCorpus
     """The text; `--corpus`, `--context-length` and `--limit` change it as they do for metrics."""
@@ -19,10 +19,15 @@ class N2GSettings(StudySettings):
     """How many of the latents that fire, one from each of as many strata of density; `all` of the SAE; or a list of indices."""
     n_build: int = Field(default=16, ge=1)
     """Activations that the patterns of a latent are built from, at most."""
-    n_recall: int = Field(default=16, ge=1)
-    """Other activations that recall is measured on, at most."""
     pad_token: int | str | None = None
     """Token that stands for one that is taken away, by id or text; null: the first of ` _`, `_`, ` |`, `|`, ` ~`, `~` that the
     vocabulary has, else the unknown token."""
     bootstrap: int = Field(default=200, ge=2)
-    """Draws of latents behind the standard errors."""
+    """Draws of latents behind the standard errors of means over latents."""
+
+
+class N2GSettings(PatternSettings):
+    """Settings of the study."""
+
+    n_recall: int = Field(default=16, ge=1)
+    """Other activations that recall is measured on, at most."""

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
-from saebench.data import Corpus
-from saebench.errors import InputError
-from saebench.lm.prefix_tree import LastActs
-from saebench.record import DataInfo
 from saebench.registry import STUDIES
 from saebench.sae import SAE
-from saebench.stream import centring
 from saebench.studies.base import Study, StudyResult, StudySettings
+from saebench.studies.n2g.building import corpus_of, data_of, explain
 from saebench.studies.n2g.explained import Explained
-from saebench.studies.n2g.pad import pad_token
 from saebench.studies.n2g.patterns import Writer
 from saebench.studies.n2g.reading import halves, read
 from saebench.studies.n2g.scores import SPECS, by_density, latent_rows, pattern_rows, pattern_text, raw, scores
@@ -52,12 +47,7 @@ class N2G(Study[N2GSettings]):
 
     def total(self) -> int:
         """Return twice the number of contexts: reading them is taken for half of the work, building patterns for the other."""
-        return 2 * len(self._corpus.tokens)
-
-    @property
-    def _corpus(self) -> Corpus:
-        assert self.setting.corpus is not None  # the runner reads what ``settings.corpus`` names
-        return self.setting.corpus
+        return 2 * len(corpus_of(self.setting).tokens)
 
     def run(self, saes: Sequence[SAE]) -> list[StudyResult]:
         """Return one result an SAE.
@@ -68,38 +58,20 @@ class N2G(Study[N2GSettings]):
         Raises:
             InputError: A latent that an SAE does not have, no usable pad token, or a single context.
         """
-        port, corpus, settings, advance = self.setting.port, self._corpus, self.settings, self.setting.advance
-        parts = halves(corpus)
-        _check(settings.latents, saes)
-        pad = pad_token(port.model.tokenizer, port.model.d_vocab, of=port.model.id, wanted=settings.pad_token)
-        explained = [Explained(sae.that_centres(centring(port, sae.config)[0]), settings, self.setting.seed) for sae in saes]
-        for batch in read(port, [one.sae for one in explained], corpus, parts[0], batch_size=self.setting.batch_size):
-            for one, fired in zip(explained, batch.fired, strict=True):
-                one.add(fired)
-            advance(batch.contexts.stop - batch.contexts.start)
-        last_acts = LastActs(port, min(port.model.n_ctx, corpus.context_length + 1), batch_size=self.setting.batch_size)
-        share = _Share(advance, len(corpus.tokens), len(saes))
+        port, corpus = self.setting.port, corpus_of(self.setting)
+        explained, pad = explain(self.setting, self.settings, saes)
         for one in explained:
-            one.build(corpus, last_acts, pad, share.begin())
-            one.start_judging(corpus, port.model.d_vocab)
+            one.start_judging(corpus, port.model.d_vocab, self.settings.n_recall)
+        parts = halves(corpus)
         for batch in read(port, [one.sae for one in explained], corpus, parts[1], batch_size=self.setting.batch_size):
             for i, one in enumerate(explained):
                 one.judge(batch, i)
-            advance(batch.contexts.stop - batch.contexts.start)
+            self.setting.advance(batch.contexts.stop - batch.contexts.start)
         return self._results(explained, [int(corpus.scored[part.start : part.stop].sum()) for part in parts], pad)
 
     def _results(self, explained: Sequence[Explained], n_tokens: Sequence[int], pad: int) -> list[StudyResult]:
-        corpus = self._corpus
         write = Writer(self.setting.port.model.tokenizer, pad).write
-        data = DataInfo(
-            corpus=corpus.name,
-            revision=corpus.revision,
-            sha256=corpus.sha256,
-            n_contexts=len(corpus.tokens),
-            context_length=corpus.context_length,
-            n_tokens_scored=sum(n_tokens),
-            rule=f"{corpus.rule}; patterns built on the first half of the contexts and judged on the second",
-        )
+        data = data_of(corpus_of(self.setting), "patterns built on the first half of the contexts and judged on the second")
         notes = tuple(note for one in explained for note in one.notes())
         results = []
         for one in explained:
@@ -119,42 +91,3 @@ class N2G(Study[N2GSettings]):
                 )
             )
         return results
-
-
-class _Share:
-    """Tells the progress bar of the building, which has as many steps as there are contexts, whatever it consists of.
-
-    Args:
-        advance: Takes steps.
-        steps: Of all SAEs together.
-        n_saes: SAEs.
-    """
-
-    def __init__(self, advance: Callable[[int], None], steps: int, n_saes: int) -> None:
-        self._advance, self._steps, self._n_saes = advance, steps, n_saes
-        self._saes = self._told = 0
-
-    def begin(self) -> Callable[[float], None]:
-        """Return what is to be told how much of the next SAE, between 0 and 1, has been built."""
-        before, self._saes = self._saes, self._saes + 1
-
-        def tell(done: float) -> None:
-            steps = int(self._steps * (before + done) / self._n_saes)
-            if steps > self._told:
-                self._advance(steps - self._told)
-                self._told = steps
-
-        return tell
-
-
-def _check(latents: int | str | tuple[int, ...], saes: Sequence[SAE]) -> None:
-    if not isinstance(latents, tuple):
-        return
-    if not latents:
-        raise InputError("n2g: the list of latents is empty; name some, or give a number of them, or all")
-    for sae in saes:
-        bad = [latent for latent in latents if not 0 <= latent < sae.config.d_sae]
-        if bad:
-            raise InputError(
-                f"{sae.config.name} has no latent {bad[0]}: it has {sae.config.d_sae}, numbered from 0; mend the setting latents"
-            )
