@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from saebench.errors import InputError, did_you_mean
 from saebench.record import Record, Score
@@ -29,6 +29,9 @@ DEFAULT_SCORES = (
     "acc_spliced",
     "acc_delta",
     "truth_f1_adjusted",
+    "probe_loss",
+    "probe_auc",
+    "k_sparse_auc_k1",
 )
 """Columns shown where none are asked for; the raw losses always stand beside the ratios made of them."""
 
@@ -86,6 +89,8 @@ class Table:
     columns: tuple[Column, ...]
     order: str | None = None
     """What the order of the rows means, for the notes."""
+    hidden: tuple[str, ...] = ()
+    """Tasks of which no score is among the columns, where nobody chose these."""
 
     def label(self, column: Column) -> str:
         """Return the column's heading: score, version, direction; and the task where two tasks share a score name."""
@@ -130,7 +135,7 @@ class Table:
 
     def notes(self) -> list[str]:
         """Return the lines under the table: what n is, why values are missing, what must not be compared."""
-        return [*([self.order] if self.order else []), *self._counts(), *self._missing(), *self._grounds()]
+        return [*([self.order] if self.order else []), *self._counts(), *self._missing(), *self._grounds(), *self._not_shown()]
 
     def footer(self) -> str:
         """Return the line that says what made the numbers: version, commit, task versions, number of records."""
@@ -168,6 +173,11 @@ class Table:
             lines.append(f"n/a {score} ({who}): {reason}")
         return lines
 
+    def _not_shown(self) -> list[str]:
+        if not self.hidden:
+            return []
+        return [f"not shown: {', '.join(self.hidden)}; `saebench report --metric all` shows every score"]
+
     def _grounds(self) -> list[str]:
         lines = []
         seen: dict[tuple[str, int], dict[str, list[str]]] = {}
@@ -196,7 +206,10 @@ def make_table(records: Sequence[Record], *, scores: Sequence[str] = (), sort: s
     """
     rows = _rows(records)
     present = _present(sorted(records, key=order))
-    table = Table(rows=tuple(rows), columns=tuple(_choose(present, scores)))
+    columns = tuple(_choose(present, scores))
+    shown, tasks = {(c.task, c.version) for c in columns}, dict.fromkeys((c.task, c.version) for c in present)
+    hidden = () if scores else tuple(f"{task}@{version}" for task, version in tasks if (task, version) not in shown)
+    table = Table(rows=tuple(rows), columns=columns, hidden=hidden)
     return _sorted(table, present, sort) if sort else table
 
 
@@ -250,7 +263,7 @@ def _sorted(table: Table, present: list[Column], name: str) -> Table:
         missing = cell is None or cell.value is None
         return missing, 0.0 if missing else sign * float(cell.value)  # pyright: ignore[reportOptionalMemberAccess, reportArgumentType]
 
-    return Table(rows=tuple(table.rows[i] for i in sorted(range(len(cells)), key=key)), columns=table.columns)
+    return replace(table, rows=tuple(table.rows[i] for i in sorted(range(len(cells)), key=key)))
 
 
 def _conditions(r: Record) -> dict[str, str]:

@@ -56,6 +56,16 @@ def test_what_a_study_is_about_is_among_the_default_columns():
     assert [c.score for c in table.columns] == ["ce_clean", "acc_clean", "acc_spliced", "acc_delta", "truth_f1_adjusted"]
 
 
+def test_a_task_without_a_column_is_named_where_nobody_chose_the_columns():
+    records = [make_record(), make_record(task="lm-eval:gen", scores=[make_score("exact_match_clean", 0.5)])]
+    (line,) = [note for note in make_table(records).notes() if note.startswith("not shown")]
+    assert line.startswith("not shown: lm-eval:gen@1; ") and "--metric all" in line
+    assert line in make_table(records, sort="l0").notes()
+    for scores in (["l0"], ["all"]):
+        assert not any("not shown" in note for note in make_table(records, scores=scores).notes())
+    assert not any("not shown" in note for note in make_table(records[1:]).notes())
+
+
 def test_an_unknown_score_is_an_error_with_a_suggestion():
     with pytest.raises(InputError, match="Did you mean 'explained_variance'"):
         make_table([make_record()], scores=["explained_varience"])
