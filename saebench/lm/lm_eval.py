@@ -127,6 +127,21 @@ class SplicedLM(TemplateLM):
         first, second = self._encoded[pair]
         return first.tolist(), second.tolist()
 
+    def context_length(self, kind: str, args: Sequence[Any]) -> int:
+        """Return how many tokens the model reads before what a request asks for, BOS included; of a whole text, all of them.
+
+        Args:
+            kind: The request's type.
+            args: Its arguments.
+        """
+        if kind == "loglikelihood_rolling":
+            return min(len(self.tok_encode(args[0])), self.max_length)
+        if kind == "generate_until":
+            n_new = int(dict(normalize_gen_kwargs(args[1], self.max_gen_toks))["max_gen_toks"])
+            return max(1, min(len(self.tok_encode(args[0])), self.max_length - n_new))
+        context, continuation = args
+        return len(self._fitted(*self._encode_pair(context, continuation))[0]) if context else 1
+
     def _loglikelihood_tokens(self, requests: Sequence[tuple[Any, list[int], list[int]]], **kwargs: Any) -> list[Answer]:
         del kwargs
         pairs = [self._fitted(context, continuation) for _, context, continuation in requests]

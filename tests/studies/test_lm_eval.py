@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from saebench.store import find_records, read_record
 from saebench.studies.base import StudyResult
 from saebench.studies.lm_eval import LmEval
 from saebench.studies.lm_eval.passes import Passes
+from saebench.studies.lm_eval.tasks import seeded
 from saebench.tasklist import load_task
 from tests.lm.families import build
 from tests.metrics.conftest import identity_sae, random_sae
@@ -107,8 +109,9 @@ def test_neither_company_nor_batch_size_moves_a_score(model: LanguageModel, task
     port, saes = Port(model, SITE), [random_sae(seed=s) for s in range(3)]
     together = ours(port, saes, tasks, "toys")
     (alone,) = ours(port, saes[1:2], tasks, "toys", batch_size=1)
+    by_itself = values(alone)
     for name, value in values(together[1]).items():
-        assert values(alone)[name] == pytest.approx(value, rel=1e-6, abs=1e-5), name
+        assert by_itself[name] == (value if value is None else pytest.approx(value, rel=1e-5, abs=1e-5)), name
     assert together[1].data == alone.data
     assert values(together[0])["delta_lnp_mean"] != values(together[1])["delta_lnp_mean"]
 
@@ -148,6 +151,15 @@ def test_a_limit_takes_the_first_documents(model: LanguageModel, tasks: Path):
     assert sum(told) == 9
 
 
+@pytest.mark.parametrize(("task", "lengths"), [("toy_ll", [4, 6]), ("toy_gen", [4, 6]), ("toy_roll", [21, 38])])
+def test_contexts_are_measured_and_scores_split_by_them(model: LanguageModel, tasks: Path, task: str, lengths: list[int]):
+    (result,) = ours(Port(model, SITE), [random_sae(seed=2, context_length=lengths[0])], tasks, task, limit=2)
+    assert result.tables["documents"]["n_tokens"] == lengths, "BOS and the words"
+    counts = {score.name: score.n for score in result.scores}
+    name = {"toy_ll": "acc_clean", "toy_gen": "exact_match_clean", "toy_roll": "delta_lnp_mean"}[task]
+    assert [counts[name], counts[f"{name}_within_context"], counts[f"{name}_beyond_context"]] == [2, 1, 1]
+
+
 def test_without_bos_as_lm_eval_does(model: LanguageModel, tasks: Path):
     (with_bos,), (without,) = (
         ours(Port(model, SITE), [identity_sae()], tasks, "toy_ll", settings={"prepend_bos": b}) for b in (None, False)
@@ -164,6 +176,42 @@ def changed(tasks: Path, tmp_path: Path, task: str, old: str, new: str) -> str:
     file = tmp_path / f"{task}_changed.yaml"
     file.write_text(text)
     return str(file)
+
+
+def test_tasks_that_shuffle_are_the_same_each_time(model: LanguageModel, tasks: Path, tmp_path: Path):
+    file = Path(changed(tasks, tmp_path, "toy_ll", "task: toy_ll", "process_docs: !function own.mixed\ntask: toy_mixed"))
+    file.with_name("own.py").write_text(
+        "import random\nimport numpy as np\n\n\ndef mixed(rows):\n"
+        "    order = random.sample(range(len(rows)), len(rows))\n    return rows.select(np.random.permutation(order))\n"
+    )
+    first, second = (ours(Port(model, SITE), [identity_sae()], tasks, str(file), limit=4)[0] for _ in range(2))
+    assert first.data == second.data
+    plain, mixed = column(ours(Port(model, SITE), [identity_sae()], tasks, "toy_ll")[0], "lnp_clean"), column(first, "lnp_clean")
+    assert all(np.abs(plain - one).min() < 1e-5 for one in mixed) and np.abs(plain[:4] - mixed).max() > 1e-3
+
+
+def test_seeds_are_put_back():
+    before = random.getstate(), np.random.get_state(legacy=False)["state"]["key"].tolist()
+    drawn = []
+    for _ in range(2):
+        with seeded():
+            drawn.append((random.random(), np.random.rand()))
+    assert drawn[0] == drawn[1] == (random.Random(0).random(), np.random.RandomState(1234).rand())
+    assert (random.getstate(), np.random.get_state(legacy=False)["state"]["key"].tolist()) == before
+
+
+def test_where_contexts_are_chosen_from_the_right_one_counts(model: LanguageModel, tasks: Path, tmp_path: Path):
+    """As winogrande: one continuation, and the context to choose."""
+    old = 'doc_to_text: "{{text}}"\ndoc_to_choice: "{{options}}"\ndoc_to_target: "{{label}}"\nfewshot_split: test\nnum_fewshot: 1'
+    file = changed(tasks, tmp_path, "toy_mc", old, 'doc_to_text: label\ndoc_to_choice: "{{options}}"\ndoc_to_target: text')
+    Path(file).write_text(Path(file).read_text().replace("task: toy_mc", "task: toy_contexts"))
+    sae = random_sae(seed=2)
+    (result,) = ours(Port(model, SITE), [sae], tasks, file)
+    for part, used in (("clean", None), ("spliced", sae)):
+        samples = theirs(Hooked(model.id, used), tmp_path, "toy_contexts")["samples"]["toy_contexts"]
+        lnp = [s["filtered_resps"][s["doc"]["label"]][0] for s in samples]
+        np.testing.assert_allclose(column(result, f"lnp_{part}"), lnp, atol=1e-5, rtol=1e-6)
+    assert values(result)["delta_lnp_mean"] is not None
 
 
 def test_code_that_the_model_writes_is_not_run_unless_allowed(model: LanguageModel, tasks: Path, tmp_path: Path):

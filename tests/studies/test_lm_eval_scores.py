@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from saebench.studies.lm_eval.found import Found
-from saebench.studies.lm_eval.scores import score_name, scores, table
+from saebench.studies.lm_eval.scores import score_name, scores, scores_by_context, table
 
 
 def mean(values: list[float]) -> float:
@@ -22,6 +22,7 @@ LNP = np.array([[-1.0, -2.0, -3.0, -4.0, -5.0], [-1.5, -2.0, -4.0, -4.5, -9.0]])
 TASK = Found(
     name="t",
     documents=[0, 1, 2, 3, 4],
+    n_tokens=[3, 9, 8, 20, 8],
     metrics={("acc", "none"): [CLEAN, SPLICED], ("perplexity", "none"): LNP.tolist()},
     aggregations={"acc": mean, "perplexity": perplexity},
     higher_is_better={"acc": True, "perplexity": False},
@@ -65,7 +66,7 @@ def test_the_difference_of_what_is_no_mean_is_drawn_in_pairs():
 
 def test_tasks_of_a_group_count_by_document():
     other = Found(
-        name="u", documents=[0, 1], metrics={("acc", "none"): [[1, 1], [1, 1]]}, aggregations={"acc": mean},
+        name="u", documents=[0, 1], n_tokens=[4, 4], metrics={("acc", "none"): [[1, 1], [1, 1]]}, aggregations={"acc": mean},
         higher_is_better={"acc": True},
     )  # fmt: skip
     found = {s.name: s for s in scores([TASK, other], 1, seed=0)}
@@ -73,8 +74,35 @@ def test_tasks_of_a_group_count_by_document():
     assert found["delta_lnp_mean"].n == 5, "only the first task has a right answer with a likelihood"
     rows = table([TASK, other], 1)
     assert rows["task"] == ["t"] * 5 + ["u"] * 2 and rows["document"] == [0, 1, 2, 3, 4, 0, 1]
+    assert rows["n_tokens"] == [3, 9, 8, 20, 8, 4, 4]
     assert rows["acc_spliced"] == [*map(float, SPLICED), 1.0, 1.0] and rows["lnp_spliced"][5:] == [None, None]
     assert rows["perplexity_clean"][5:] == [None, None]
+
+
+def test_every_score_is_split_at_the_training_context():
+    other = Found(
+        name="u",
+        documents=[0, 1],
+        n_tokens=[40, 8],
+        metrics={("f1", "none"): [[1.0, 0.0], [0.5, 0.25]]},
+        aggregations={"f1": mean},
+    )
+    other.metrics["odd", "none"] = [[1.0], [2.0]]  # which not every document has
+    assert set(other.some(np.array([True, False])).metrics) == {("f1", "none")}
+    whole = scores([TASK, other], 1, seed=0)
+    found = {s.name: s for s in scores_by_context([TASK, other], 1, whole, seed=0, trained=8)}
+    assert list(found) == [f"{score.name}_{part}_context" for part in ("within", "beyond") for score in whole]
+    assert (found["acc_clean_within_context"].value, found["acc_clean_within_context"].n) == (pytest.approx(2 / 3), 3)
+    assert (found["acc_spliced_beyond_context"].value, found["acc_spliced_beyond_context"].better) == (0.5, "higher")
+    assert found["delta_lnp_mean_within_context"].value == pytest.approx((-0.5 - 1.0 - 4.0) / 3)
+    assert found["delta_lnp_median_beyond_context"].value == pytest.approx(-0.25)
+    assert found["perplexity_clean_beyond_context"].value == pytest.approx(np.exp(3.0))
+    assert (found["f1_delta_within_context"].value, found["f1_delta_beyond_context"].value) == (0.25, -0.5)
+    found = {s.name: s for s in scores_by_context([TASK, other], 1, whole, seed=0, trained=20)}
+    assert found["f1_clean_beyond_context"].value == 1.0 and found["acc_clean_beyond_context"].value is None
+    assert "no document with a context of more than 20 tokens" in (found["acc_clean_beyond_context"].reason or "")
+    for score in scores_by_context([TASK], 1, whole, seed=0, trained=None):
+        assert score.value is None and "--trained-context" in (score.reason or "")
 
 
 def test_what_has_no_likelihood_says_so():

@@ -14,12 +14,12 @@ import numpy as np
 
 from saebench.lm.lm_eval import SplicedLM
 from saebench.studies.lm_eval.found import Found, Key
-from saebench.studies.lm_eval.tasks import quiet
+from saebench.studies.lm_eval.tasks import quiet, seeded
 
 
 def build(task: Any, limit: int | None) -> None:
     """Let a task build the requests of its first ``limit`` documents, a few examples in front where it has them."""
-    with quiet():
+    with quiet(), seeded():
         task.build_all_requests(limit=limit, rank=0, world_size=1, cache_requests=False)
 
 
@@ -48,6 +48,10 @@ def ask(name: str, task: Any, lm: SplicedLM) -> Found:
         for key, column in values.items():
             found.metrics.setdefault(key, []).append(column)
     lm.which = 0
+    found.n_tokens = [
+        max(lm.context_length(instance.request_type, instance.args) for instance in by_document[number])
+        for number in found.documents
+    ]
     if all(value is not None for row in lnp for value in row):
         found.lnp = np.array(lnp, dtype=np.float64)
     return found
@@ -76,19 +80,19 @@ def _metrics(task: Any, documents: list[list[Any]]) -> dict[Key, list[Any]]:
 
 
 def _lnp(task: Any, instances: list[Any]) -> float | None:
-    """Return ln p of a document's right answer."""
+    """Return ln p of a document's right answer; of the answer behind the right context, where contexts are to be chosen from."""
     if task.OUTPUT_TYPE == "loglikelihood":
         return float(instances[0].resps[0][0])
     if task.OUTPUT_TYPE == "loglikelihood_rolling":
         return float(instances[0].resps[0])
     if task.OUTPUT_TYPE != "multiple_choice":
         return None
-    target, doc = task.doc_to_target(instances[0].doc), instances[0].doc
+    doc, contexts = instances[0].doc, getattr(task, "multiple_input", 0)
+    target = task.doc_to_text(doc) if contexts else task.doc_to_target(doc)
     if isinstance(target, str):
         choices = task.doc_to_choice(doc)
         target = choices.index(target) if target in choices else None
-    several = getattr(task, "multiple_input", 0) or getattr(task, "multiple_target", 0)
-    if several or not isinstance(target, int) or not 0 <= target < len(instances):
+    if getattr(task, "multiple_target", 0) or not isinstance(target, int) or not 0 <= target < len(instances):
         return None
     return float(instances[target].resps[0][0])
 

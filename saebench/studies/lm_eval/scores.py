@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -65,6 +66,16 @@ _OTHERS = (
 )  # fmt: skip
 SPECS = (*(spec for name, higher in _KNOWN.items() for spec in metric_specs(name, higher)), *_OTHERS)
 _OTHER = {spec.name: spec for spec in _OTHERS}
+_PARTS = {
+    "within_context": "over the documents whose contexts, BOS included, are no longer than the context the SAE was trained at",
+    "beyond_context": "over the documents with longer contexts",
+}
+CONTEXT_SPECS = tuple(
+    replace(spec, name=f"{spec.name}_{part}", definition=f"{spec.name} {which}")
+    for part, which in _PARTS.items()
+    for spec in SPECS
+)
+"""Every score once more for the documents inside the SAE's training context, and for those beyond it."""
 
 
 def scores(found: Sequence[Found], which: int, *, seed: int) -> list[Score]:
@@ -89,9 +100,43 @@ def scores(found: Sequence[Found], which: int, *, seed: int) -> list[Score]:
     return out + [_OTHER[name].score(estimate) for name, estimate in estimates.items()]
 
 
+def scores_by_context(
+    found: Sequence[Found], which: int, whole: Sequence[Score], *, seed: int, trained: int | None
+) -> list[Score]:
+    """Return every score over the documents whose contexts are within the SAE's training context, and over the others.
+
+    Args:
+        found: The tasks, all passes.
+        which: The SAE's pass.
+        whole: Its scores over all documents.
+        seed: Of the bootstrap.
+        trained: Context length that the SAE was trained at; ``None`` where it is not known.
+    """
+    out: list[Score] = []
+    inside = [np.array(one.n_tokens) <= (trained or 0) for one in found]
+    for part in _PARTS:
+        masks = inside if part == "within_context" else [~mask for mask in inside]
+        some = [one.some(mask) for one, mask in zip(found, masks, strict=True) if trained is not None and mask.any()]
+        known = {score.name: score for score in (scores(some, which, seed=seed) if some else [])}
+        if trained is None:
+            reason = "the SAE's files do not say at which context length it was trained (--trained-context)"
+        else:
+            length = "at most" if part == "within_context" else "more than"
+            reason = f"it is known of no document with a context of {length} {trained} tokens, at which the SAE was trained"
+        for score in whole:
+            spec = ScoreSpec(
+                name=f"{score.name}_{part}", definition="", unit=score.unit, unit_n=score.unit_n, better=score.better
+            )
+            one = known.get(score.name)
+            out.append(
+                spec.score(Estimate(value=None, reason=reason)) if one is None else one.model_copy(update={"name": spec.name})
+            )
+    return out
+
+
 def table(found: Sequence[Found], which: int) -> dict[str, list[Any]]:
     """Return one row a document, as columns; null where a document has no such number."""
-    columns: dict[str, list[Any]] = {"task": [], "document": [], "lnp_clean": [], "lnp_spliced": []}
+    columns: dict[str, list[Any]] = {"task": [], "document": [], "n_tokens": [], "lnp_clean": [], "lnp_spliced": []}
     keys = [key for key in dict.fromkeys(key for one in found for key in one.metrics) if _numbers(found, key)]
     for key in keys:
         columns |= {f"{score_name(key)}_clean": [], f"{score_name(key)}_spliced": []}
@@ -99,6 +144,7 @@ def table(found: Sequence[Found], which: int) -> dict[str, list[Any]]:
         n = len(one.documents)
         columns["task"] += [one.name] * n
         columns["document"] += one.documents
+        columns["n_tokens"] += one.n_tokens
         for part, p in (("clean", 0), ("spliced", which)):
             columns[f"lnp_{part}"] += [None] * n if one.lnp is None else [finite_or_none(float(v)) for v in one.lnp[p]]
             for key in keys:

@@ -12,7 +12,7 @@ from saebench.record import DataInfo
 from saebench.registry import STUDIES
 from saebench.sae import SAE
 from saebench.studies.base import Study, StudyResult, StudySettings
-from saebench.studies.lm_eval.scores import SPECS, scores, table
+from saebench.studies.lm_eval.scores import CONTEXT_SPECS, SPECS, scores, scores_by_context, table
 from saebench.studies.lm_eval.tasks import load_tasks
 
 
@@ -53,11 +53,14 @@ class LmEval(Study[LmEvalSettings]):
 
     Texts begin with BOS where the tokenizer has one, unless ``prepend_bos`` says otherwise: published numbers of lm-eval for
     GPT-2 are without. Position 0 is left clean unless ``--splice-bos``. Contexts that are too long are cut at the left.
+
+    Each of these scores stands there twice more, ``…_within_context`` and ``…_beyond_context``: for the documents whose contexts,
+    BOS included, are no longer than the context the SAE was trained at, and for the others.
     """
 
     name = "lm_eval"
-    version = 1
-    specs = SPECS
+    version = 2
+    specs = (*SPECS, *CONTEXT_SPECS)
     Settings: ClassVar[type[StudySettings]] = LmEvalSettings
     _tasks: dict[str, Any] | None = None
 
@@ -96,13 +99,16 @@ class LmEval(Study[LmEvalSettings]):
         notes = (f"{lm.n_cut} requests are longer than the model's {model.n_ctx} positions; cut at the left",) if lm.n_cut else ()
         return [
             StudyResult(
-                scores=scores(found, which, seed=setting.seed),
+                scores=[
+                    *(whole := scores(found, which, seed=setting.seed)),
+                    *scores_by_context(found, which, whole, seed=setting.seed, trained=sae.config.context_length),
+                ],
                 raw={"requests_cut": float(lm.n_cut), "tasks": float(len(found))},
                 data=data,
                 tables={"documents": table(found, which)},
                 notes=notes,
             )
-            for which in range(1, passes.n_passes)
+            for which, sae in enumerate(saes, 1)
         ]
 
     def _limit(self) -> int | None:

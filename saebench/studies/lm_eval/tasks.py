@@ -6,14 +6,17 @@ import contextlib
 import functools
 import io
 import logging
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from saebench.errors import InputError, did_you_mean, first_line
 
-_SEED = 1234
-"""lm-eval's own default seed for few-shot examples."""
+_SEED, _PYTHON_SEED = 1234, 0
+"""lm-eval's own default seeds: for few-shot examples and NumPy, and for Python's ``random``."""
 _KINDS = ("loglikelihood", "loglikelihood_rolling", "multiple_choice", "generate_until")
 
 
@@ -32,7 +35,7 @@ def load_tasks(name: str, *, include_path: str | None, num_fewshot: int | None, 
         InputError: There is no such task (with the nearest names), its file is wrong or its data cannot be had; it runs code and
             may not; or it asks for something that is no text.
     """
-    with quiet():
+    with quiet(), seeded():
         manager, spec = _manager(name, include_path)
         _refuse_code(manager, name, allow_code)
         try:
@@ -111,3 +114,16 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def seeded() -> Iterator[None]:
+    """Seed the global generators as lm-eval's evaluation does, for tasks that shuffle answers or draw rows, and put them back."""
+    before, numpy_before = random.getstate(), np.random.get_state()
+    random.seed(_PYTHON_SEED)
+    np.random.seed(_SEED)
+    try:
+        yield
+    finally:
+        random.setstate(before)
+        np.random.set_state(numpy_before)
