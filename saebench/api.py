@@ -20,7 +20,7 @@ from saebench.run import corpus_spec, run
 from saebench.sae import SAE, Site, load_sae
 from saebench.store import iter_records, read_record
 from saebench.stream import centring, check_widths
-from saebench.tasklist import StreamTask, load_task
+from saebench.tasklist import load_task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,13 +105,14 @@ def load_session(
     return session_of(sae, config)
 
 
-def session_of(sae: SAE, config: RunConfig, lm: LanguageModel | None = None) -> Session:
+def session_of(sae: SAE, config: RunConfig, lm: LanguageModel | None = None, *, task: str = "core") -> Session:
     """Return the session of an SAE that is loaded.
 
     Args:
         sae: The SAE.
         config: Model, corpus, device and the like; its first seed chooses the tokens.
         lm: The model, where it is loaded too.
+        task: Whose text is read, unless the config names another one.
 
     Raises:
         InputError: As :func:`load_session`.
@@ -124,10 +125,8 @@ def session_of(sae: SAE, config: RunConfig, lm: LanguageModel | None = None) -> 
     lm = lm or load_model(name, device=config.device, dtype=config.dtype)
     port = Port(lm, sae.config.site, sae.config.site_out)
     check_widths(port, [sae.config])
-    core = load_task("core")
-    assert isinstance(core, StreamTask)
     tokens = build_corpus(
-        corpus_spec(config, core), lm.tokenizer, seed=config.seeds[0], max_context=lm.n_ctx, limit=config.limit,
+        corpus_spec(config, load_task(task)), lm.tokenizer, seed=config.seeds[0], max_context=lm.n_ctx, limit=config.limit,
         data_dir=config.data_dir, vocab_size=lm.d_vocab,
     )  # fmt: skip
     sae = sae.to(device=lm.device).that_centres(centring(port, sae.config)[0])

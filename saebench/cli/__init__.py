@@ -12,6 +12,7 @@ import click
 
 from saebench import __version__
 from saebench.cli.check import check
+from saebench.cli.dashboard import dashboard
 from saebench.cli.fit_scaling import fit_scaling
 from saebench.cli.inspect import inspect
 from saebench.cli.listing import list_
@@ -34,7 +35,7 @@ def cli() -> None:
     """
 
 
-for _command in (run, train, fit_scaling, inspect, check, list_, show, report):
+for _command in (run, train, fit_scaling, inspect, check, list_, show, report, dashboard):
     cli.add_command(_command)
 
 
