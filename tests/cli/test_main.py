@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import click
@@ -14,6 +13,7 @@ from saebench import __version__
 from saebench import cli as command_line
 from saebench.cli import cli, main
 from saebench.errors import RecordError
+from tests.cli.processor import processor_seconds
 from tests.helpers import make_record, save
 
 
@@ -96,17 +96,8 @@ def test_the_unexpected_is_one_line_and_3_and_shows_its_traceback_when_asked(mon
     assert "Traceback" in capsys.readouterr().err
 
 
-def _seconds(*arguments: str) -> float:
-    best = float("inf")
-    for _ in range(3):
-        began = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "saebench", *arguments], capture_output=True, stdin=subprocess.DEVNULL)
-        best = min(best, time.perf_counter() - began)
-    return best
-
-
 def test_help_starts_at_once():
-    assert _seconds("--help") < 0.5
+    assert processor_seconds("-m", "saebench", "--help") < 0.5
 
 
 def test_a_terminal_without_unicode_gets_escapes_not_an_error(tmp_path: Path):
