@@ -137,8 +137,8 @@ class SplicedLM(TemplateLM):
         if kind == "loglikelihood_rolling":
             return min(len(self.tok_encode(args[0])), self.max_length)
         if kind == "generate_until":
-            n_new = int(dict(normalize_gen_kwargs(args[1], self.max_gen_toks))["max_gen_toks"])
-            return max(1, min(len(self.tok_encode(args[0])), self.max_length - n_new))
+            settings: Any = normalize_gen_kwargs(args[1], self.max_gen_toks)
+            return max(1, min(len(self.tok_encode(args[0])), self.max_length - int(settings["max_gen_toks"])))
         context, continuation = args
         return len(self._fitted(*self._encode_pair(context, continuation))[0]) if context else 1
 
