@@ -116,8 +116,8 @@ every choice that the generator made over the tokens of the same text.
 
 ![curve](curve.png)
 
-The whole curve is in `curve.csv`. A context that begins in mid-document hides what came before, so no model of this context
-length reaches the bound.
+The whole curve is in `curve.csv`. The bound also counts choices that the text does not show, so its entropy is lower and a loss
+below the bound is possible; a context that begins in mid-document hides what came before, which costs.
 
 ## Making it again
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Int
+from torch import Tensor, nn
 
 from saebench.errors import InputError
 
@@ -19,7 +20,8 @@ _NOT_IDENTITY = {"out", "device", "workers", "checkpoint_every"}
 """Settings that change nothing in the numbers but, at most, their rounding."""
 _AT_LEAST = {
     "steps": 1, "batch_size": 1, "context_length": 4, "d_model": 1, "n_layers": 1, "n_heads": 1, "tokenizer_documents": 1,
-    "warmup": 0, "decay_steps": 0, "short_length": 2, "short_steps": 0, "repeat_weight": 0,
+    "warmup": 0, "decay_steps": 0, "short_length": 2, "short_steps": 0, "repeat_weight": 0, "look_weight": 0,
+    "chronicles": 0,
     "eval_every": 1, "eval_contexts": 1, "checkpoint_every": 1, "patience": 0, "stop_gap": 0, "weight_decay": 0,
     "workers": -1,
 }  # fmt: skip
@@ -46,6 +48,10 @@ class ReferenceConfig:
     short_steps: int = _of(900, "Steps until contexts have their whole length.")
     repeat_weight: float = _of(
         6.0, "What rare tokens that were said before count in the loss, until --short-steps; then it falls to 1."
+    )
+    look_weight: float = _of(0.2, "What it counts in the loss where heads look: back, and at a next word that was said before.")
+    chronicles: int = _of(
+        0, "Of so many documents at the beginning every third one is a chronicle, which asks most often who has what."
     )
     lr: float = _of(3e-3, "Learning rate of Muon and AdamW at its highest; embeddings of tokens have three times this.")
     warmup: int = _of(100, "Steps over which the learning rate rises.")
@@ -91,8 +97,8 @@ def command(config: ReferenceConfig) -> str:
     return " ".join(words)
 
 
-def make_model(config: ReferenceConfig) -> Any:
-    """Return the untrained ``GPT2LMHeadModel``, the same for the same seed."""
+def make_model(config: ReferenceConfig, counts: Int[Tensor, " V"]) -> Any:
+    """Return the untrained ``GPT2LMHeadModel``, the same for the same seed and counts of tokens in a sample of the text."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     about = GPT2Config(
@@ -102,7 +108,7 @@ def make_model(config: ReferenceConfig) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model: Any = GPT2LMHeadModel(about).train()
-    begin(model, config.seed)
+    begin(model, config.seed, counts)
     for block in model.transformer.h:
         block.mlp.act = nn.GELU(approximate="tanh")  # what gelu_new computes, in one pass: a third more tokens a second
     return model

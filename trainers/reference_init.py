@@ -1,84 +1,185 @@
-"""The reference model before its first step: positions it can tell apart, heads that look back, values that are copied.
+"""The reference model before its first step: heads that know the words before a place, and look where those stood together.
 
-A small model that is read a few million tokens does not find out by itself that a word said before is likely to come again;
-begun like this, it does (docs/reference.md has the figures). Everything below is only where training begins: all of it learns.
+A small model that is read a few million tokens does not find out by itself that what followed some words is likely to follow
+them again; begun like this and shown where to look (:mod:`.reference_look`), it does (docs/reference.md has the figures). It is
+induction (Olsson et al. 2022, arXiv:2209.11895) over the last four words instead of one. All that is below is only where
+training begins: everything learns.
 
-Letters: ``d`` width, ``k`` width of a head.
+The stream's dimensions begin apart: ``p`` for the position, ``c`` for each of the four words before, the rest for the token.
+
+Letters: ``d`` width, ``k`` width of a head, ``V`` tokens of the vocabulary.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-_EMBEDDING = 0.5
-"""Root mean square of the embeddings of tokens and of positions; beside blocks' outputs of about 1 GPT-2's 0.02 would drown."""
-_HUGGING_FACE = 0.02
-_BASE = 1000.0
+BACK = 4
+"""How many tokens back the first block's heads look: head 0 one, …"""
+POINTING = (2, 3)
+"""Blocks whose heads look for what followed the same words before."""
+_SCALE = 0.5
+"""Root mean square of the embeddings of tokens; beside blocks' outputs GPT-2's 0.02 would drown."""
+_POSITION = 1.5
+"""Radius of each of the position's circles."""
+_FASTEST, _SLOWEST = 2.6, 2 * math.pi / 1100
+"""The circles' angles a token."""
+_USUAL, _RARE = 5.0, 8.0
+"""−ln of a token's share of the text from which on its embedding is more and more, and wholly, its own."""
 _FINAL_GAIN = 0.1
 """Of the last layer norm, so that logits begin near 0 although the embeddings are large."""
-_MATCH = 0.4
-"""Gain of queries and keys that look for tokens like the present one."""
-_COPY = 0.5
-"""Gain of values: what a head that looks at one token alone adds, in that token's normalised embedding."""
+_SHARP = 24.0
+"""Gain of scores of looking so many tokens back."""
+_MATCH = 2.0
+"""Gain of scores of the same words before."""
+_WORDS = (1.0, 0.7, 0.5, 0.35)
+"""What the last word, the one before it, … count in them."""
+_LIKE = 0.4
+"""Gain of queries and keys that look for tokens like the present one, in the other blocks."""
+_OTHERS = 0.25
+"""What a head of the others adds of what it looks at."""
+_MLP = 0.5
+"""Of the output weights of MLPs as Hugging Face begins them."""
 
 
-def positions(n: int, d: int) -> tuple[Float[Tensor, "n d"], Float[Tensor, " half"]]:
-    """Return sinusoids of root mean square 1 and their angles a token, ω_i = 1000^(−i/(d/2 − 1)).
+@dataclass(frozen=True)
+class Parts:
+    """Which columns of the stream are what."""
 
-    Columns 2i and 2i + 1 are √2·sin(ω_i·t) and √2·cos(ω_i·t) (Vaswani et al. 2017, arXiv:1706.03762, §3.5, with another base).
-    """
-    angles = _BASE ** (-torch.arange(d // 2) / max(1, d // 2 - 1))
-    at = torch.arange(n)[:, None] * angles
-    return torch.stack([at.sin(), at.cos()], -1).reshape(n, d) * math.sqrt(2), angles
+    position: Float[Tensor, "d p"]
+    before: list[Float[Tensor, "d c"]]
+    """Of the token one before, two before, …"""
+    token: Float[Tensor, "d t"]
+    usual: Float[Tensor, "d u"]
+    """Of the token, the columns that usual tokens have in common,"""
+    own: Float[Tensor, "d o"]
+    """and those in which each rare one is itself."""
 
 
-def begin(model: Any, seed: int) -> None:
-    """Set a GPT-2's first weights, the same for the same seed.
+def parts(d: int, heads: int) -> Parts:
+    """Return the parts of a stream of width d, columns of the identity: with d = 256, 16 + 4·20 + 24 + 136."""
+    p, c, back = max(2, d // 32 * 2), max(1, d * 5 // 64), min(BACK, heads)
+    all_, at = torch.eye(d), p + back * c
+    usual = max(1, d * 3 // 32)
+    before = [all_[:, p + i * c : p + (i + 1) * c] for i in range(back)]
+    return Parts(all_[:, :p], before, all_[:, at:], all_[:, at : at + usual], all_[:, at + usual :])
 
-    Token embeddings have a root mean square of 0.5; positions are :func:`positions` at the same scale. In every head of width k,
-    with P of d × k random orthonormal columns: values and output are 0.5·P·Pᵀ, so that heads add a part of what they look at, as
-    it is (Trockman and Kolter 2023, arXiv:2305.09828, find such products in trained models); queries and keys are 0.4·P: a head
-    looks for tokens like the present one. In block 0 queries and keys have gain 1, and head h's queries are turned by h tokens:
-    it looks h tokens back, as the heads do that induction is made of (Olsson et al. 2022, arXiv:2209.11895).
+
+def angles(p: int) -> Float[Tensor, " half"]:
+    """Return the angles a token of p/2 circles, in equal ratios."""
+    return torch.exp(torch.linspace(math.log(_FASTEST), math.log(_SLOWEST), p // 2))
+
+
+def pointing(n_layers: int) -> tuple[int, ...]:
+    """Return which blocks of a model point: the third and the fourth, of fewer the last."""
+    return tuple(block for block in POINTING if block < n_layers) or (n_layers - 1,)
+
+
+def begin(model: Any, seed: int, counts: Int[Tensor, " V"]) -> None:
+    """Set a GPT-2's first weights, the same for the same seed and counts.
+
+    - A token's embedding is w·r + √(1 − w²)·u, r and u random directions of the columns of its own and of the usual ones, w
+      from 0 for tokens that are more than e⁻⁵ of the text to 1 for those that are less than e⁻⁸. A position's is a point on
+      each of p/2 circles.
+    - Block 0: head h looks h + 1 tokens back; the first four write a code of what they see, a random projection of its own
+      columns, into columns kept for it, the others a quarter of it, turned, into the token's.
+    - Blocks 2 and 3: a head's queries hold the codes of the present token and of the three before it, its keys those of the four
+      tokens before, each turned by the same random matrix, so that a score is Σ_j w_j·⟨code(t − j), code(s − 1 − j)⟩ and
+      chance: it looks at what followed the same words. What it sees is added as it is.
+    - In the others queries and keys are alike, and a quarter of what is seen is added (Trockman and Kolter 2023,
+      arXiv:2305.09828, find such products in trained models).
 
     Args:
-        model: A ``GPT2LMHeadModel`` of an even width, as Hugging Face begins it.
-        seed: Of the random columns.
+        model: A ``GPT2LMHeadModel`` as Hugging Face begins it.
+        seed: Of all that is random.
+        counts: How often each token stands in a sample of the text.
     """
     generator = torch.Generator().manual_seed(seed)
     body = model.transformer
     n, d = body.wpe.weight.shape
-    sinusoids, angles = positions(n, d)
+    heads = body.h[0].attn.num_heads
+    k, part = d // heads, parts(d, heads)
     with torch.no_grad():
-        body.wte.weight.mul_(_EMBEDDING / _HUGGING_FACE)
-        body.wpe.weight.copy_(_EMBEDDING * sinusoids)
+        body.wte.weight.copy_(_tokens(part, counts, generator))
+        turns = torch.arange(n)[:, None] * angles(part.position.shape[1])
+        circles = _POSITION * torch.stack([turns.sin(), turns.cos()], -1).flatten(1)
+        body.wpe.weight.copy_(circles @ part.position.T)
         body.ln_f.weight.fill_(_FINAL_GAIN)
+        own, c = part.own.shape[1], part.before[0].shape[1]
+        code = part.own @ _columns(own, c, generator) * math.sqrt(own / c)
         for i, block in enumerate(body.h):
-            attention, k = block.attn, d // block.attn.num_heads
-            query, key, value = attention.c_attn.weight.split(d, dim=1)
-            for head in range(attention.num_heads):
-                own = slice(head * k, (head + 1) * k)
-                looks = _columns(d, k, generator)
-                query[:, own] = looks * _MATCH if i else _turned(looks, angles * head)
-                key[:, own] = looks * _MATCH if i else looks
-                copies = _columns(d, k, generator)
-                value[:, own] = copies
-                attention.c_proj.weight[own] = _COPY * copies.T
+            query, key, value = block.attn.c_attn.weight.split(d, dim=1)
+            for head in range(heads):
+                its, out = slice(head * k, (head + 1) * k), block.attn.c_proj.weight[head * k : (head + 1) * k]
+                if i == 0:
+                    query[:, its], key[:, its] = _back(part, head + 1, k, 1.0 if head < len(part.before) else 0.5)
+                    if head < len(part.before):
+                        value[:, its], out[:] = _padded(code, k), _SCALE * _padded(part.before[head], k).T
+                    else:
+                        value[:, its] = _in(part.token, k, generator)
+                        out[:] = _OTHERS * _in(part.token, k, generator).T
+                    continue
+                points = i in pointing(len(body.h))
+                query[:, its], key[:, its] = _same_words(part, code, k, generator) if points else _alike(part, k, generator)
+                value[:, its] = _in(part.token, k, generator)
+                out[:] = value[:, its].T * (1.0 if points else _OTHERS)
+            block.mlp.c_proj.weight.mul_(_MLP)
 
 
-def _columns(d: int, k: int, generator: torch.Generator) -> Float[Tensor, "d k"]:
-    return torch.linalg.qr(torch.randn(d, k, generator=generator))[0]
+def _tokens(part: Parts, counts: Int[Tensor, " V"], generator: torch.Generator) -> Float[Tensor, "V d"]:
+    share = (counts + 1) / (counts + 1).sum()
+    weight = ((-share.log() - _USUAL) / (_RARE - _USUAL)).clamp(0, 1)[:, None]
+    own, usual = (
+        torch.nn.functional.normalize(torch.randn(len(counts), columns.shape[1], generator=generator), dim=1) @ columns.T
+        for columns in (part.own, part.usual)
+    )
+    return (weight * own + (1 - weight**2).sqrt() * usual) * _SCALE * math.sqrt(part.token.shape[1])
 
 
-def _turned(columns: Float[Tensor, "d k"], by: Float[Tensor, " half"]) -> Float[Tensor, "d k"]:
-    """Return Q with ⟨x_t·Q, x_s·P⟩ largest at s = t − n for sinusoids x, ``by`` being n times the angles."""
-    sin, cos = by.sin()[:, None], by.cos()[:, None]
-    turned = torch.empty_like(columns)
-    turned[0::2] = cos * columns[0::2] + sin * columns[1::2]
-    turned[1::2] = cos * columns[1::2] - sin * columns[0::2]
-    return turned
+def _back(part: Parts, by: int, k: int, gain: float) -> tuple[Float[Tensor, "d k"], Float[Tensor, "d k"]]:
+    """Return queries and keys whose scores are largest so many tokens back."""
+    p = min(part.position.shape[1], k // 2 * 2)
+    turn = torch.zeros(part.position.shape[1], p)
+    for i, angle in enumerate(angles(part.position.shape[1])[: p // 2].tolist()):
+        sin, cos = math.sin(angle * by), math.cos(angle * by)
+        turn[2 * i : 2 * i + 2, 2 * i : 2 * i + 2] = torch.tensor([[cos, sin], [-sin, cos]])
+    scale = gain * math.sqrt(_SHARP) / _POSITION
+    return _padded(scale * part.position @ turn, k), _padded(scale * part.position[:, :p], k)
+
+
+def _same_words(
+    part: Parts, code: Float[Tensor, "d c"], k: int, generator: torch.Generator
+) -> tuple[Float[Tensor, "d k"], Float[Tensor, "d k"]]:
+    here = [code, *part.before[:-1]]
+    query, key = torch.zeros(len(code), k), torch.zeros(len(code), k)
+    for weight, now, then in zip(_WORDS, here, part.before, strict=False):
+        mixed = math.sqrt(weight) * _columns(code.shape[1], k, generator)
+        query += now @ mixed
+        key += then @ mixed
+    gain = math.sqrt(_MATCH * math.sqrt(k) / code.shape[1])
+    return gain * query, gain * key
+
+
+def _alike(part: Parts, k: int, generator: torch.Generator) -> tuple[Float[Tensor, "d k"], Float[Tensor, "d k"]]:
+    looks = _LIKE * _in(part.token, k, generator)
+    return looks, looks
+
+
+def _in(columns: Float[Tensor, "d t"], k: int, generator: torch.Generator) -> Float[Tensor, "d k"]:
+    return columns @ _columns(columns.shape[1], k, generator)
+
+
+def _columns(n: int, k: int, generator: torch.Generator) -> Float[Tensor, "n k"]:
+    """Return a random matrix with orthonormal columns, or rows if it has fewer of them."""
+    found = torch.linalg.qr(torch.randn(max(n, k), min(n, k), generator=generator))[0]
+    return found if n >= k else found.T
+
+
+def _padded(columns: Float[Tensor, "d n"], k: int) -> Float[Tensor, "d k"]:
+    return torch.nn.functional.pad(columns, (0, k - columns.shape[1]))

@@ -28,6 +28,8 @@ class Lesson:
     """At which positions the model reads them."""
     weights: Float[Tensor, " P"]
     """How much each of the ``B·L`` predictions counts; their mean is 1."""
+    again: Bool[Tensor, "B L1"]
+    """Which tokens are rare ones that their document has said before."""
 
 
 class Lessons:
@@ -57,12 +59,9 @@ class Lessons:
         tokens = self._text.batch(n, length)
         first = torch.randint(config.context_length - length + 1, (n, 1), generator=generator)
         weight = repeat_weight(config, step)
-        weights = torch.ones(n * length) if weight == 1 else self._weights(tokens, weight)
-        return Lesson(tokens=tokens, positions=first + torch.arange(length), weights=weights)
-
-    def _weights(self, tokens: Int[Tensor, "B L1"], weight: float) -> Float[Tensor, " P"]:
-        counts = torch.where((said_before(tokens) & self._rare[tokens])[:, 1:].flatten(), weight, 1.0)
-        return counts / counts.mean()
+        again = said_before(tokens) & self._rare[tokens]
+        weights = torch.where(again[:, 1:].flatten(), weight, 1.0)
+        return Lesson(tokens=tokens, positions=first + torch.arange(length), weights=weights / weights.mean(), again=again)
 
 
 def said_before(tokens: Int[Tensor, "B L"]) -> Bool[Tensor, "B L"]:

@@ -35,6 +35,7 @@ from .ranks import Ranks
 from .reference_card import Row, write_card, write_curve
 from .reference_config import ReferenceConfig, check, command, make_model, settings
 from .reference_lessons import Lessons
+from .reference_look import Looks
 from .reference_optim import Optimizer, learning_rate
 from .reference_text import HeldOut, TextStream, held_out, save_tokenizer, train_tokenizer
 from .script import exit_code
@@ -64,14 +65,18 @@ class ReferenceTrainer:
     def __init__(self, config: ReferenceConfig, tokenizer: Tokenizer) -> None:
         self.config = config
         self.device = parse_device(config.device)
-        self.model = make_model(config).to(self.device)  # pyright: ignore[reportArgumentType]
-        self._optimizer = Optimizer(self.model, config, fused=self.device.type == "cuda")
         length = {"context_length": config.context_length}
-        self._text = TextStream(tokenizer, seed=config.seed, part="train", workers=_workers(config, self.device), **length)
+        workers = _workers(config, self.device)
+        self._text = TextStream(
+            tokenizer, seed=config.seed, part="train", workers=workers, chronicles=config.chronicles, **length
+        )
         more = {"seed": config.seed + 1, "n_contexts": config.eval_contexts, **length}
         self._held_out = {part: held_out(tokenizer, part=part, **more) for part in _PARTS}
         counts = torch.bincount(self._held_out["train"].tokens.flatten(), minlength=config.vocab_size)
         self._lessons = Lessons(config, self._text, counts)
+        self.model = make_model(config, counts).to(self.device)  # pyright: ignore[reportArgumentType]
+        self._looks = Looks(self.model) if config.look_weight else None
+        self._optimizer = Optimizer(self.model, config, fused=self.device.type == "cuda")
         self.step, self.seconds = 0, 0.0
         self.rows: list[Row] = []
         self._pending: list[tuple[int, Tensor, Tensor]] = []
@@ -120,7 +125,11 @@ class ReferenceTrainer:
         lesson = self._lessons.lesson(self.step)
         tokens, positions, weights = (self._there(part) for part in (lesson.tokens, lesson.positions, lesson.weights))
         loss = (self.loss(tokens[:, :-1], tokens[:, 1:], positions) * weights).mean()
-        loss.backward()
+        looked = torch.zeros(())
+        if self._looks is not None:
+            generator = torch.Generator().manual_seed((config.seed << 32) + self.step)
+            looked = self._looks.loss(tokens, self._there(lesson.again), generator)
+        (loss + config.look_weight * looked).backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), _CLIP)
         self._optimizer.step(self.step)
         self.step += 1

@@ -36,6 +36,8 @@ _AT_ONCE = 64
 _AHEAD = 4
 """Such portions a worker may be ahead."""
 _BYTES = 256
+_EVERY = 3
+"""One document in so many is a chronicle while chronicles are asked for."""
 
 
 def train_tokenizer(*, vocab_size: int, n_documents: int, seed: int) -> Tokenizer:
@@ -89,8 +91,10 @@ class Portion(NamedTuple):
     """−ln p of each."""
 
 
-def _portion(tokenizer: Tokenizer, seed: int, part: Part, first: int) -> Portion:
-    documents = [write(seed, part, i) for i in range(first, first + _AT_ONCE)]
+def _portion(tokenizer: Tokenizer, seed: int, part: Part, first: int, chronicles: int = 0) -> Portion:
+    """Read documents; of those before ``chronicles`` every third one is a chronicle."""
+    registers = ("chronicle" if i < chronicles and i % _EVERY == 0 else "" for i in range(first, first + _AT_ONCE))
+    documents = [write(seed, part, i, register) for i, register in enumerate(registers, first)]
     read = tokenizer.encode_batch_fast([document.text for document in documents], add_special_tokens=False)
     ids = [[*encoding.ids, END_ID] for encoding in read]
     flat = np.array([i for own in ids for i in own], dtype=np.uint16)
@@ -114,9 +118,9 @@ def _end_with_parent() -> None:
     os._exit(0)
 
 
-def _in_worker(seed: int, part: Part, first: int) -> Portion:
+def _in_worker(seed: int, part: Part, first: int, chronicles: int) -> Portion:
     assert _workers_tokenizer is not None
-    return _portion(_workers_tokenizer, seed, part, first)
+    return _portion(_workers_tokenizer, seed, part, first, chronicles)
 
 
 class TextStream:
@@ -128,10 +132,14 @@ class TextStream:
         part: Which part of storyworld.
         context_length: ``L``.
         workers: Processes that write and tokenise ahead; 0: this one does when the text is needed.
+        chronicles: Of so many documents at the beginning every third one is a chronicle, whatever it would have been.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, seed: int, part: Part, context_length: int, workers: int = 0) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, *, seed: int, part: Part, context_length: int, workers: int = 0, chronicles: int = 0
+    ) -> None:
         self._tokenizer, self._seed, self._length, self._workers = tokenizer, seed, context_length, workers
+        self._chronicles = chronicles
         self._part: Part = part
         self._pool: ProcessPoolExecutor | None = None
         self._coming: deque[Future[Portion]] = deque()
@@ -178,7 +186,7 @@ class TextStream:
         first = self._next
         self._next += _AT_ONCE
         if not self._workers:
-            return _portion(self._tokenizer, self._seed, self._part, first)
+            return _portion(self._tokenizer, self._seed, self._part, first, self._chronicles)
         if self._pool is None:
             self._pool = ProcessPoolExecutor(
                 self._workers, get_context("spawn"), initializer=_begin_worker, initargs=(self._tokenizer.to_str(),)
@@ -188,7 +196,7 @@ class TextStream:
         try:
             while len(self._coming) < _AHEAD * self._workers:
                 at = first + len(self._coming) * _AT_ONCE
-                self._coming.append(self._pool.submit(_in_worker, self._seed, self._part, at))
+                self._coming.append(self._pool.submit(_in_worker, self._seed, self._part, at, self._chronicles))
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return self._coming.popleft().result()

@@ -15,7 +15,7 @@ from saebench.errors import InputError
 
 GOLDEN = {
     "lambada": "a96dad78738bdbdc47d023f7b26b27743570692ff8aa9c28e77d19eb23e1dbca",
-    "cbt": "2011ec72fc73d7e6c6abefcf555d97cd8be0058c5a2025202dcd6ff52b78387d",
+    "cbt": "8b7a30948204faba8f261efffbd0940364f7da0eb7f8bfeef36b7b3e0ef7a221",
     "labels": "ea9982b0198ca2c1d5706d5402330c9213c562c4664cceefea5148114973655f",
 }
 
@@ -85,19 +85,29 @@ def test_cloze_candidates_stand_in_the_context():
     assert len({item.answer for item in items}) > 30
 
 
-def test_owners_in_cloze_items_agree_with_the_first_telling_where_nothing_happened():
-    """A thing that is named once in the context still belongs to the one who is named beside it."""
-    checked = 0
-    for item in cbt(0, 60):
-        if item.kind != "owner":
-            continue
-        thing = re.search(r"the ((?:[a-z]+ )+)?([a-z]+) (?:was|belonged|, the)|find the ([a-z ]+) is", item.query)
-        noun = thing and (thing[2] or (thing[3] or "").split()[-1])
-        told = [sentence for sentence in item.context if noun and noun in _words(sentence)]
-        if len(told) == 1:
-            assert item.answer in _words(told[0])
-            checked += 1
-    assert checked >= 2
+def test_the_answer_is_what_the_introduction_said():
+    """The sentence that introduces the answer holds what the question says of it, and no other one does."""
+    found = {
+        "owner": r"XXXXX, an? (\w+)",
+        "work": r"(?:After all, |that |but )(\w+)(?:,| was| worked)",
+        "place": r"(?:forgot the|stood an?) ([\w ]+?)(?: in the XXXXX)?\.$",
+        "thing": r"(?:forgot|spoke of) the ((?:\w+ )*\w+) XXXXX",
+        "look": r"XXXXX (\w+)\.",
+    }
+    for item in cbt(0, 100):
+        asked = re.search(found[item.kind], item.query)
+        assert asked, item.query
+        words = rf"\b{asked[1]}\b" + (rf" {item.answer}\b" if item.kind == "thing" else "")
+        (told,) = [sentence for sentence in item.context[:10] if re.search(words, sentence)]
+        assert item.answer in _words(told), (item.query, told)
+
+
+def test_each_candidate_is_of_another_introduction():
+    for item in cbt(1, 40):
+        at = [[i for i, sentence in enumerate(item.context[:10]) if word in _words(sentence)] for word in item.candidates]
+        assert sorted(i for places in at for i in places[:1]) == list(range(10)), item
+        if item.kind == "work":
+            assert len({re.search(rf"\b(an?) {word}\b", " ".join(item.context))[1] for word in item.candidates}) == 1  # pyright: ignore[reportOptionalSubscript]
 
 
 PROBED = [

@@ -114,6 +114,17 @@ def test_stream_goes_on_and_is_the_same_with_workers(tokenizer):
     assert not torch.equal(first, following[:1]) and len(first.unique(dim=0)) > 1490
 
 
+def test_every_third_document_is_a_chronicle_for_as_long_as_is_asked(tokenizer):
+    call: dict[str, Any] = {"seed": 0, "part": "train", "context_length": 32}
+    plain, more = TextStream(tokenizer, **call), TextStream(tokenizer, chronicles=7, **call)
+    ids = [tokens[:, 1:-1].flatten().tolist() for tokens in (plain.batch(3000), more.batch(3000))]
+    documents = [tokenizer.decode(own, skip_special_tokens=False).split(END) for own in ids]
+    ours = [write(0, "train", i, "chronicle" if i in (0, 3, 6) else "").text for i in range(12)]
+    assert documents[1][:12] == ours
+    assert documents[0][:12] == [write(0, "train", i).text for i in range(12)]
+    assert documents[0][0] != documents[1][0] and documents[0][9] == documents[1][9]
+
+
 def test_bound_is_the_documents_nats_over_their_tokens(tokenizer):
     documents = [write(1, "train", i) for i in range(40)]
     lengths = [len(tokenizer.encode(d.text).ids) + 1 for d in documents]

@@ -133,6 +133,23 @@ In {season} {c:n} always [think@c] of {target} .
 ( {*later} | Now ) {c:n} [have@c] nothing but the {target} .
 The only thing <rel that {c:n} [own@c] > [be@it] the {target} .
 {c:n} [go@c] home and [look@c] at the {target} .
+# q_owner recall
+At the door [stand@it] {target} , {an_job} .
+Who [come@it] in but {target} , {an_job} ?
+# q_work recall
+After all , {c:n} [be@c] {target} .
+People [forget@they] sometimes <comp that {c:n} [work@c] as {target} > .
+Who [come@it] in but {c:n} , {target} ?
+# q_there recall
+Nobody [forget@it] {o:f} in the {target} .
+# q_where recall
+Nobody [forget@it] <comp that in the {target} [stand@o] {an_o} > .
+# q_look recall
+Nobody [forget@it] the {target} .
+{*later} everyone [speak@it] of the {target} .
+# q_thing recall
+Nobody [forget@it] the {target} .
+{*later} everyone [speak@it] of the {target} .
 # ending description good
 ( So | And so | That [be@it] how ) {a:n} [keep] {o:d} , and everyone [be@it] {*joy} .
 {a} [go] home to {home} and [sleep] until {time2} .

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count, islice, pairwise
+from typing import Any
 
 from saebench.data.storyworld import lexicon as lex
 from saebench.data.storyworld import phrases as ph
@@ -19,7 +21,9 @@ from saebench.data.storyworld.world import PLACES, World
 from saebench.errors import InputError
 
 KINDS = ("owner", "place", "work", "home", "thing")
-"""What is asked for: a name, a place, an occupation, a town, an object."""
+"""What last words are asked for: a name, a place, an occupation, a town, an object."""
+ASKED = ("thing", "look", "place", "work", "owner")
+"""What blanks are for: an object, its adjective, where it was, what somebody worked as, who that was."""
 _BLANK: Codes = (lex.form("XXXXX", "name", default=False),)
 _SENTENCES, _CANDIDATES = 20, 10
 _LAMBADA, _CBT, _PROBE = 0x1A3B, 0xCB7, 0x9B0
@@ -82,6 +86,17 @@ class _Query:
     person: Person | None
     thing: Thing | None
     target: str
+
+
+@dataclass
+class _Introduced:
+    words: list[str]
+    one: int
+    """Which of the words is asked for."""
+    rule: str
+    target: Codes
+    """What stands where the blank is, the blank included."""
+    slots: dict[str, Any]
 
 
 def _words(w: World, kind: str) -> dict[str, None]:
@@ -183,30 +198,64 @@ def lambada(seed: int, n: int, part: Part = "eval", kinds: tuple[str, ...] = KIN
     return list(islice(_items(seed, _LAMBADA + PARTS[part], kinds, make), n))  # pyright: ignore[reportReturnType]
 
 
-def cbt(seed: int, n: int, part: Part = "eval", kinds: tuple[str, ...] = ("owner", "thing", "work", "place")) -> list[Cloze]:
-    """Return twenty sentences, a twenty-first with a blank, and ten candidates of one kind that all stand in the twenty."""
+def cbt(seed: int, n: int, part: Part = "eval", kinds: tuple[str, ...] = ASKED) -> list[Cloze]:
+    """Return twenty sentences, a twenty-first with a blank, and ten candidates of one kind that all stand in the twenty.
+
+    The first ten sentences introduce ten people, each with a thing; the next ten tell what happens. The twenty-first comes back
+    to one of the ten in words of their introduction: which thing looked so, how a thing looked, where it was, what somebody
+    worked as, who worked as that. By itself it fits every candidate alike. The kinds take turns.
+    """
 
     def make(rng: Rng, kind: str) -> Cloze | None:
-        w = _passage(rng, part, kind, _CANDIDATES)
+        w = _passage(rng, part, "work" if kind == "owner" else kind, _CANDIDATES)
+        asked = _introduced(w, kind)
         while len(w.sentences) < _SENTENCES:
             talk.act(w, _TURNS)
-        words = _words(w, kind)
-        queries = [q for q in _queries(w, kind) if q.target in words]
-        if len(w.sentences) != _SENTENCES or len(words) < _CANDIDATES or not queries:
+        if asked is None or len(w.sentences) != _SENTENCES:
             return None
-        query = w.pick(queries)
-        others = rng.sample([word for word in words if word != query.target], _CANDIDATES - 1)
-        _ask(w, "l_" + kind, query, _BLANK)
-        if len(w.sentences) != _SENTENCES + 1:
-            return None
+        w.say(asked.rule, target=asked.target, **asked.slots)
         pieces = w.document().pieces
         bounds = [*w.sentences, len(pieces)]
         texts = ["".join(pieces[a:b]).strip() for a, b in pairwise(bounds)]
-        if any(word in texts[-1].replace(".", " ").split() for word in (*others, query.target)):
+        if len(texts) != _SENTENCES + 1 or set(asked.words) & set(re.findall(r"\w+", texts[-1])):
             return None
-        return Cloze(tuple(texts[:-1]), texts[-1], tuple(sorted((*others, query.target))), query.target, kind)
+        return Cloze(tuple(texts[:-1]), texts[-1], tuple(sorted(asked.words)), asked.words[asked.one], kind)
 
     return list(islice(_items(seed, _CBT + PARTS[part], kinds, make), n))  # pyright: ignore[reportReturnType]
+
+
+def _introduced(w: World, kind: str) -> _Introduced | None:
+    """Return a question about one of those who were just introduced, unless its answer could be another's as well."""
+    people, things = w.people, [o for o in w.things if not o.animal]
+    one = w.below(_CANDIDATES)
+    if not len(people) == len(things) == len(w.sentences) == _CANDIDATES:
+        return None
+    o, jobs = things[one], [ph.job(p) for p in people]
+    match kind:
+        case "owner":
+            words, told = [p.name_text for p in people], [p.work for p in people]
+            rule, target, slots = "q_owner", _BLANK, {"an_job": jobs[one]}
+        case "work":
+            words = told = [p.work for p in people]
+            rule, target, slots = "q_work", (jobs[one][0], *_BLANK), {"c": people[one]}
+            if len({job[0] for job in jobs}) > 1:
+                return None  # "a" or "an" before the blank would tell some of them apart
+        case "place":
+            words, told = [thing.place for thing in things], [thing.lemma for thing in things]
+            ahead = lex.TEXTS[w.codes[w.sentences[one]] & lex.FORM_MASK].strip() == "In"
+            rule, target, slots = "q_where" if ahead else "q_there", _BLANK, {"o": o, "an_o": (o.article, *o.full)}
+        case "look":
+            words = [thing.material or thing.colour or thing.size for thing in things]
+            told = [thing.lemma for thing in things]
+            rule, target, slots = "q_look", (*o.full[:-2], *_BLANK, o.full[-1]), {}
+        case _:
+            words, told = [thing.lemma for thing in things], [" ".join((x.size, x.colour, x.material)) for x in things]
+            rule, target, slots = "q_thing", (*o.full[:-1], *_BLANK), {}
+            if len(o.full) == 1:
+                return None
+    if len(set(words)) < _CANDIDATES or "" in words or told.count(told[one]) > 1:
+        return None
+    return _Introduced(words, one, rule, target, slots)
 
 
 def common_kinds(variable: str, seed: int = 0) -> tuple[int, int]:
