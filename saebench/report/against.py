@@ -62,8 +62,8 @@ def against(records: Sequence[Record], name: str) -> Comparison:
     """
     about, published = load_published(name)
     ours = [r for r in records if {r.model.id, r.model.name} & set(about.models)]
-    pairs = [
-        _pair(record, score, row)
+    found = [
+        (record, score, row)
         for row in published
         for record in ours
         if (record.task.name, record.sae.site) == (row.task, row.site)
@@ -71,11 +71,16 @@ def against(records: Sequence[Record], name: str) -> Comparison:
         for score in record.scores
         if score.name == row.score
     ]
-    if not pairs:
+    if not found:
         raise InputError(_nothing(about, published, records, ours))
+    pairs = [_pair(*one) for one in found]
     order = {score: i for i, score in enumerate(dict.fromkeys(row.score for row in published))}
     pairs.sort(key=lambda p: (p.task, order[p.score], natural(p.site), p.sae, p.seed))
-    return Comparison(about=about, pairs=pairs, notes=[*about.notes, *_missing(published, pairs)])
+    return Comparison(
+        about=about,
+        pairs=pairs,
+        notes=[*about.notes, *_left_clean(about, [record for record, *_ in found]), *_missing(published, pairs)],
+    )
 
 
 def render(comparison: Comparison, view: str) -> str:
@@ -133,6 +138,12 @@ def _number(value: float | None, stderr: float | None) -> str:
     if value is None:
         return "n/a"
     return f"{value:.5g}" if stderr is None else f"{value:.5g} ± {stderr:.2g}"
+
+
+def _left_clean(about: About, records: Sequence[Record]) -> list[str]:
+    other = [r for r in records if r.task.name in about.every_position and not r.settings.get("splice_bos")]
+    names = ", ".join(dict.fromkeys(f"{r.sae.name} ({r.task.name})" for r in other))
+    return [f"not alike: {names} left position 0 clean, the published numbers did not; run with --splice-bos"] if names else []
 
 
 def _missing(published: Sequence[PublishedScore], pairs: Sequence[Pair]) -> list[str]:

@@ -62,6 +62,16 @@ def test_contexts_of_another_length_are_not_compared():
         against([not_this], "anders2024")
 
 
+def test_records_that_leave_bos_clean_are_named_where_it_was_replaced():
+    records = [ours(layer, "core", 1024, l0_inside=(60.0, 1.0)) for layer in (7, 8)]
+    records[1].settings["splice_bos"] = True
+    told = [note for note in against(records, "anders2024").notes if note.startswith("not alike")]
+    assert told == ["not alike: l7 (core) left position 0 clean, the published numbers did not; run with --splice-bos"]
+    assert not any("not alike" in note for note in against([records[1]], "anders2024").notes)
+    fits = [ours(7, "core", 128, l0=(60.0, 1.0))]
+    assert not any("not alike" in note for note in against(fits, "bloom2024").notes)
+
+
 def test_other_models_are_told():
     with pytest.raises(InputError, match=r"is about openai-community/gpt2; the records are of org/m\. Score"):
         against([make_record(task="anders_lambada")], "anders2024")

@@ -43,6 +43,8 @@ class About(BaseModel):
     models: tuple[str, ...]
     """Names under which the model is known."""
     saes: str
+    every_position: tuple[str, ...] = ()
+    """Tasks whose numbers were made with position 0 replaced too, and which here leave it clean unless told otherwise."""
     notes: tuple[str, ...] = ()
     citation: str
 
