@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -110,6 +112,19 @@ def test_what_has_no_likelihood_says_so():
     found = {s.name: s for s in scores([one], 1, seed=0)}
     assert found["delta_lnp_mean"].value is None and "no likelihood" in (found["delta_lnp_mean"].reason or "")
     assert "n_both" not in found and found["f1_delta"].better == "none"
+
+
+def test_documents_without_a_right_answer_are_left_out_of_its_likelihood():
+    lnp = LNP.copy()
+    lnp[:, 4] = np.nan
+    some = {s.name: s for s in scores([replace(TASK, lnp=lnp)], 1, seed=0)}
+    assert (some["delta_lnp_mean"].value, some["delta_lnp_mean"].n) == (pytest.approx(-0.5), 4)
+    assert some["acc_clean"].n == 5 and table([replace(TASK, lnp=lnp)], 1)["lnp_spliced"][4] is None
+    parts = scores_by_context([replace(TASK, lnp=np.full_like(LNP, np.nan))], 1, list(some.values()), seed=0, trained=8)
+    assert all(score.value is None for score in parts if score.name.startswith("delta_lnp"))
+    lnp[1, 0] = np.nan  # a spliced model that overflows is no document without an answer
+    broken = {s.name: s for s in scores([replace(TASK, lnp=lnp)], 1, seed=0)}
+    assert broken["delta_lnp_mean"].value is None and broken["delta_lnp_median"].value is None
 
 
 def test_names_of_filters():

@@ -52,8 +52,9 @@ def ask(name: str, task: Any, lm: SplicedLM) -> Found:
         max(lm.context_length(instance.request_type, instance.args) for instance in by_document[number])
         for number in found.documents
     ]
-    if all(value is not None for row in lnp for value in row):
-        found.lnp = np.array(lnp, dtype=np.float64)
+    found.lnp = np.array(lnp, dtype=np.float64)  # None becomes NaN
+    if np.isnan(found.lnp).all():
+        found.lnp = None
     return found
 
 

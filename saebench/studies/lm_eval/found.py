@@ -27,7 +27,7 @@ class Found:
     """By metric: from the documents' values to one."""
     higher_is_better: dict[str, bool] = field(default_factory=dict)
     lnp: NDArray[np.float64] | None = None
-    """ln p of the right answer ``[pass, document]``; ``None`` where text is written, or no answer is the right one."""
+    """ln p of the right answer ``[pass, document]``, NaN where there is none; ``None`` where no document has one."""
     digest: bytes = b""
     """SHA-256 of the requests."""
 

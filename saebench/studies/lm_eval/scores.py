@@ -50,7 +50,8 @@ def metric_specs(name: str, higher: bool | None, about: str | None = None) -> tu
 _OTHERS = (
     ScoreSpec(
         name="delta_lnp_mean", unit="nats", unit_n="documents", better="higher",
-        definition="mean of ln p_spliced − ln p_clean of the right answer (of the whole text where that is what is asked)",
+        definition="mean of ln p_spliced − ln p_clean of the right answer (of the whole text where that is what is asked), "
+        "over the documents that have one",
     ),
     ScoreSpec(
         name="delta_lnp_median", unit="nats", unit_n="documents", better="higher", definition="median of the same difference"
@@ -191,12 +192,11 @@ def _aggregated(aggregate: Any, clean: list[Any], spliced: list[Any], seed: int)
 
 
 def _lnp(found: Sequence[Found], which: int) -> dict[str, Estimate]:
-    known = [one.lnp for one in found if one.lnp is not None]
-    if not known:
+    known = [one.lnp[:, ~np.isnan(one.lnp[0])] for one in found if one.lnp is not None]
+    delta = np.concatenate([lnp[which] - lnp[0] for lnp in known]) if known else np.empty(0)
+    if not (n := len(delta)):
         why = "lm-eval's task asks for no likelihood of a right answer"
         return {name: Estimate(value=None, reason=why) for name in ("delta_lnp_mean", "delta_lnp_median")}
-    delta = np.concatenate([lnp[which] - lnp[0] for lnp in known])
-    n = len(delta)
     return {
         "delta_lnp_mean": ratio(delta, np.ones(n), n=n),
         "delta_lnp_median": Estimate(value=float(np.median(delta)), n=n),
