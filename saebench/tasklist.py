@@ -236,12 +236,13 @@ def validate(model: type[Spec], data: Any, where: str, *, also: Iterable[str] = 
         found = error.errors()
         first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])
         keys = [str(part) for part in first["loc"]]
-        path = ".".join(keys) or "file"
+        path = ".".join(keys)
         if first["type"] == "extra_forbidden":
             known = _fields_at(model, keys[:-1])
             near = did_you_mean(keys[-1], [*known, *(also if len(keys) == 1 else ())])
             raise InputError(f"{where}: unknown key {path!r}.{near}") from None
-        raise InputError(f"{where}: {path}: {first['msg'].removeprefix('Value error, ')}") from None
+        what = first["msg"].removeprefix("Value error, ")
+        raise InputError(": ".join([where, path, what] if path else [where, what])) from None
 
 
 def _fields_at(model: type[BaseModel], keys: list[str]) -> list[str]:

@@ -3,10 +3,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel, model_validator
 
 from saebench.errors import InputError
 from saebench.studies.settings import study_of
-from saebench.tasklist import StreamTask, StudyTask, all_suites, all_tasks, load_suite, load_task, read_suites, read_tasks
+from saebench.tasklist import (
+    StreamTask,
+    StudyTask,
+    all_suites,
+    all_tasks,
+    load_suite,
+    load_task,
+    read_suites,
+    read_tasks,
+    validate,
+)
 
 _TASK = """
 name: t
@@ -69,6 +80,20 @@ def test_a_bad_file_is_named_with_what_is_wrong(tmp_path: Path, text: str, messa
     with pytest.raises(InputError, match=message) as caught:
         read_tasks(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_wrong_as_a_whole_names_no_key():
+    class Pair(BaseModel):
+        low: int
+        high: int
+
+        @model_validator(mode="after")
+        def _ordered(self) -> Pair:
+            raise ValueError("high lies below low")
+
+    with pytest.raises(InputError) as caught:
+        validate(Pair, {"low": 2, "high": 1}, "task 'mine', settings")
+    assert str(caught.value) == "task 'mine', settings: high lies below low"
 
 
 def test_two_files_cannot_define_one_task(tmp_path: Path):

@@ -21,6 +21,7 @@ from saebench.store import find_records, read_record
 from saebench.studies.base import StudySetting
 from saebench.studies.n2g import N2G, N2GSettings
 from saebench.studies.n2g.sampling import Kept, stratified
+from saebench.studies.settings import study_of
 from saebench.tasklist import StudyTask, load_task
 from tests.lm.families import build
 from tests.metrics.conftest import random_sae
@@ -220,6 +221,19 @@ def test_refusals(site: Port, text: Tensor):
     one = behind_bos(text[:1])
     with pytest.raises(InputError, match="has one context; n2g builds on one half and judges on the other: give two or more"):
         run(site, one, random_sae())
+
+
+@pytest.mark.parametrize("latents", [0, -3, "some", 2.5, True, [1, "a"], [[1]], None])
+def test_which_latents_is_said_in_one_line(latents: object):
+    task = load_task("n2g")
+    assert isinstance(task, StudyTask)
+    bad = task.model_copy(update={"settings": task.settings | {"latents": latents}})
+    said = "task 'n2g', settings: latents: say how many latents (1 or more), all, or a list of their indices"
+    with pytest.raises(InputError) as caught:
+        study_of(bad)
+    assert str(caught.value) == said
+    for good in (1, "all", [3], (3, 5)):
+        assert settings(latents=good).latents == (tuple(good) if isinstance(good, list) else good)
 
 
 def test_one_latent_of_each_stratum():

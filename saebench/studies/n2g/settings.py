@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from saebench.studies.base import StudySettings
 from saebench.tasklist import TaskCorpus
@@ -24,6 +24,16 @@ class PatternSettings(StudySettings):
     vocabulary has, else the unknown token."""
     bootstrap: int = Field(default=200, ge=2)
     """Draws of latents behind the standard errors of means over latents."""
+
+    @field_validator("latents", mode="before")
+    @classmethod
+    def _which(cls, value: Any) -> Any:
+        """Say in one line what a union of three kinds would say in three."""
+        some = value if isinstance(value, (list, tuple)) else [value]
+        whole = all(isinstance(one, int) and not isinstance(one, bool) for one in some)
+        if value != "all" and not (whole and (some is value or value > 0)):
+            raise ValueError("say how many latents (1 or more), all, or a list of their indices")
+        return value
 
 
 class N2GSettings(PatternSettings):
