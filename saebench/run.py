@@ -22,12 +22,21 @@ from saebench.metrics.base import Metric
 from saebench.plan import Group, Item, Plan, make_plan, pending, pending_together, tasks_of, that_fit
 from saebench.progress import Progress, SilentProgress
 from saebench.provenance import peak_memory_bytes
-from saebench.record import DataInfo
 from saebench.registry import METRICS
 from saebench.sae import SAE
 from saebench.store import check_writable
 from saebench.stream import Pass, check_widths
-from saebench.studies.base import AnyStudy, AtSite, ModelSetting, ModelStudy, Study, StudyResult, StudySetting, StudySettings
+from saebench.studies.base import (
+    AnyStudy,
+    AtSite,
+    ModelSetting,
+    ModelStudy,
+    Study,
+    StudyResult,
+    StudySetting,
+    StudySettings,
+    text_info,
+)
 from saebench.studies.settings import corpus_of, model_study_of, study_of
 from saebench.tasklist import StreamTask, StudyTask, TaskSpec
 from saebench.writing import Outcome, write_outcome
@@ -231,15 +240,7 @@ def _stream(config: RunConfig, job: _Job, saes: list[SAE], progress: Progress | 
     return [
         Outcome(
             results=result.results,
-            data=DataInfo(
-                corpus=corpus.name,
-                revision=corpus.revision,
-                sha256=corpus.sha256,
-                n_contexts=len(corpus.tokens),
-                context_length=corpus.context_length,
-                n_tokens_scored=result.n_acts,
-                rule=corpus.rule,
-            ),
+            data=text_info(corpus, n_scored=result.n_acts),
         )
         for result in the_pass.run(progress.advance)
     ]

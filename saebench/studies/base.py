@@ -61,6 +61,12 @@ class AnySetting:
     advance: Callable[[int], None] = _ignore
     """To be told how much of ``total`` has been done since it was last told."""
 
+    @property
+    def text(self) -> Corpus:
+        """The text of a study whose settings have a ``corpus``; the runner has read it."""
+        assert self.corpus is not None
+        return self.corpus
+
 
 @dataclass(frozen=True, kw_only=True)
 class StudySetting(AnySetting):
@@ -92,6 +98,25 @@ class StudyResult(MetricResult):
     """Remarks for the user while it runs, the same for every SAE: examples that were cut, or left out."""
     missing: tuple[str, ...] = ()
     """What was asked for and could not be had, a line each, the same for every SAE; the run counts as incomplete (exit 3)."""
+
+
+def text_info(corpus: Corpus, *, n_scored: int | None = None, rule: str = "") -> DataInfo:
+    """Return what a record says of a text.
+
+    Args:
+        corpus: The text.
+        n_scored: Tokens that were scored; all that may be if ``None``.
+        rule: What was done with its contexts, if more than scoring them.
+    """
+    return DataInfo(
+        corpus=corpus.name,
+        revision=corpus.revision,
+        sha256=corpus.sha256,
+        n_contexts=len(corpus.tokens),
+        context_length=corpus.context_length,
+        n_tokens_scored=int(corpus.scored.sum()) if n_scored is None else n_scored,
+        rule=f"{corpus.rule}; {rule}" if rule else corpus.rule,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,12 +12,12 @@ from pydantic import field_validator
 from torch import Tensor
 
 from saebench.metrics.base import ScoreSpec, finite_or_none
-from saebench.record import DataInfo, Score, Series
+from saebench.record import Score, Series
 from saebench.registry import STUDIES
 from saebench.sae import SAE, Latents
 from saebench.stats import Estimate, add_at, ratio
-from saebench.studies.base import Study, StudyResult, StudySettings
-from saebench.studies.replaced import Acts, Measured, densities, measure, text_info
+from saebench.studies.base import Study, StudyResult, StudySettings, text_info
+from saebench.studies.replaced import Acts, Measured, densities, measure
 from saebench.tasklist import TaskCorpus
 
 _SHARES = {"quarter": 0.25, "half": 0.5}
@@ -111,8 +111,7 @@ class DropCurves(Study[DropSettings]):
 
     def total(self) -> int:
         """Return the contexts, each read twice: for the densities, and spliced."""
-        assert self.setting.corpus is not None
-        return 2 * len(self.setting.corpus.tokens)
+        return 2 * len(self.setting.text.tokens)
 
     def run(self, saes: Sequence[SAE]) -> list[StudyResult]:
         """Return one result an SAE.
@@ -120,8 +119,7 @@ class DropCurves(Study[DropSettings]):
         Args:
             saes: SAEs of the site.
         """
-        corpus, settings = self.setting.corpus, self.settings
-        assert corpus is not None
+        corpus, settings = self.setting.text, self.settings
         kept = [
             _Kept("weakest", 0),
             *(_Kept("weakest", k) for k in settings.weakest),
@@ -154,7 +152,7 @@ class DropCurves(Study[DropSettings]):
                 scores=self._scores(kept, one, counts),
                 series=_series(kept, one, counts, [0 if d is None else int(d.sum()) for d in drop]),
                 raw={"latents_dead": float((dense == 0).sum()), "predictions": float(one.n_predictions.sum())},
-                data=DataInfo(**text_info(corpus)),  # pyright: ignore[reportArgumentType]
+                data=text_info(corpus),
             )
             for one, counts, drop, dense in zip(found, l0, dropped, density, strict=True)
         ]

@@ -15,7 +15,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from saebench.data import Corpus
 from saebench.lm.losses import LossRows, from_hidden, loss_rows
 from saebench.lm.port import Clean, Port
 from saebench.sae import SAE
@@ -71,13 +70,12 @@ def measure(setting: StudySetting, saes: Sequence[SAE], replacements: Replacemen
     """Return the sums of each SAE. Acts are read on the clean forward; position 0 stays clean unless the run says otherwise.
 
     Args:
-        setting: Site and text (``setting.corpus``); told of every context.
+        setting: Site and text (``setting.text``); told of every context.
         saes: The SAEs.
         replacements: What is put in the place of the acts.
         watch: Told of every prediction, for who wants more than sums by context.
     """
-    corpus, port = setting.corpus, setting.port
-    assert corpus is not None
+    corpus, port = setting.text, setting.port
     device, head, d_vocab = port.model.device, port.model.head, port.model.d_vocab
     n, size = len(corpus.tokens), batch_size_of(setting)
     ce_clean = np.zeros(n)
@@ -128,8 +126,7 @@ def densities(setting: StudySetting, saes: Sequence[SAE]) -> list[Float[np.ndarr
         setting: Site and text; told of every context.
         saes: The SAEs.
     """
-    corpus, port = setting.corpus, setting.port
-    assert corpus is not None
+    corpus, port = setting.text, setting.port
     counts = [np.zeros(sae.config.d_sae, dtype=np.int64) for sae in saes]
     size, device = batch_size_of(setting), port.model.device
     for start in range(0, len(corpus.tokens), size):
@@ -146,21 +143,7 @@ def densities(setting: StudySetting, saes: Sequence[SAE]) -> list[Float[np.ndarr
 
 def batch_size_of(setting: StudySetting) -> int:
     """Return how many contexts go through the model at once."""
-    assert setting.corpus is not None
-    return setting.batch_size or default_batch_size(setting.corpus.context_length, setting.port.model.device)
-
-
-def text_info(corpus: Corpus) -> dict[str, object]:
-    """Return what a record says of a text that is scored whole, as the arguments of ``DataInfo``."""
-    return {
-        "corpus": corpus.name,
-        "revision": corpus.revision,
-        "sha256": corpus.sha256,
-        "n_contexts": len(corpus.tokens),
-        "context_length": corpus.context_length,
-        "n_tokens_scored": int(corpus.scored.sum()),
-        "rule": corpus.rule,
-    }
+    return setting.batch_size or default_batch_size(setting.text.context_length, setting.port.model.device)
 
 
 def _acts_of(

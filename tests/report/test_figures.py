@@ -28,19 +28,6 @@ from tests.report.figure_cases import (
 )
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("results")
-    put_cloze(folder)
-    put_propagation(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def drawn(results: Path) -> Mapping[str, Picture]:
-    return pictures(results)
-
-
 def test_there_is_a_picture_of_everything(drawn: Mapping[str, Picture], results: Path):
     saes = {s.slug for s in sources(results) if s.study == "cloze"}
     assert len(saes) == 7 and SAE in saes

@@ -18,27 +18,11 @@ from tests.report.figure_cases import (
     cloze_record,
     examples,
     figure,
-    pictures,
     points,
     put,
-    put_cloze,
-    put_propagation,
     rows,
     sources,
 )
-
-
-@pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("results")
-    put_cloze(folder)
-    put_propagation(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def drawn(results: Path) -> Mapping[str, Picture]:
-    return pictures(results)
 
 
 def test_histograms_of_latent_scores(results: Path, drawn: Mapping[str, Picture]):

@@ -26,20 +26,6 @@ from tests.report.figure_cases import (
     site,
 )
 
-
-@pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("results")
-    put_cloze(folder)
-    put_propagation(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def drawn(results: Path) -> Mapping[str, Picture]:
-    return pictures(results)
-
-
 # files and the command line
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from saebench.report.figures.heat import heat, names_along, sae_names, sized
-from saebench.report.figures.picture import Drawable, Picture, title
-from saebench.report.figures.sources import Source, folder_of, task_name, title_of
-from saebench.report.figures.together import Together, together
+from saebench.report.figures.picture import Drawable, title
+from saebench.report.figures.sources import Source, title_of
+from saebench.report.figures.together import Pair, Together, matrices
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,48 +27,20 @@ _COLUMNS = ("sae", *(f"{name}{part}" for name in _MEASURES for part in ("", "_st
 
 def draw(sources: Sequence[Source]) -> Drawable:
     """Return a picture a set of SAEs that were run together."""
-    pictures, missing = [], []
-    for run in together(sources):
-        rows = _rows(run)
-        if rows:
-            pictures.append(_picture(run, rows))
-        else:
-            missing.append(f"correlations of ΔCE, {task_name(run.record)}: no table {TABLE}; run the task again with --force")
-    return Drawable(pictures, missing)
+    lacks = f"correlations of ΔCE, {{task}}: no table {TABLE}; run the task again with --force"
+    return matrices(sources, TABLE, _COLUMNS, names=("sae", "other"), paint=_paint, lacks=lacks)
 
 
-def _rows(run: Together) -> list[dict[str, Any]]:
-    place = {name: i for i, name in enumerate(run.labels)}
-    rows = []
-    for i, source in enumerate(run.sources):
-        if not source.has(TABLE, *_COLUMNS):
-            continue
-        table = source.read(TABLE, *_COLUMNS)
-        for other, *values in zip(*table.values(), strict=True):
-            if other in place:
-                numbers = dict(zip(_COLUMNS[1:], values, strict=True))
-                rows.append({"sae": run.labels[i], "other": other, **numbers, "_at": (i, place[other])})
-    return rows
-
-
-def _picture(run: Together, rows: Sequence[dict[str, Any]]) -> Picture:
-    r = run.record
-    return Picture(
-        name=f"{folder_of(r)}/seed{r.seed}.correlations",
-        columns={key: [row[key] for row in rows] for key in rows[0] if key != "_at"},
-        paint=lambda figure: _paint(figure, run, rows),
-    )
-
-
-def _paint(figure: Figure, run: Together, rows: Sequence[dict[str, Any]]) -> None:
+def _paint(figure: Figure, run: Together, pairs: Sequence[Pair]) -> None:
     n, names = len(run.sources), sae_names(run.sources)
     sized(figure, names, panels=len(_MEASURES), rows=n, columns=n)
     title(figure, f"{title_of(run.record)}; ± 1 s.e.")
     axes = figure.subplots(1, len(_MEASURES))
     for axis, (measure, (about, limits, colours)) in zip(axes, _MEASURES.items(), strict=True):
         values, errors = np.full((n, n), np.nan), np.full((n, n), np.nan)
-        for row in rows:
-            values[row["_at"]], errors[row["_at"]] = row[measure], row[f"{measure}_stderr"]
+        for pair in pairs:
+            at = pair.own, pair.other
+            values[at], errors[at] = pair.values[measure], pair.values[f"{measure}_stderr"]
         heat(axis, values, _number, errors, limits=limits, colours=colours)
         names_along(axis, names, names, with_rows=axis is axes[0])
         axis.set_title(about)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from saebench.report.figures.heat import Floats, heat, names_along, sae_names, sized
-from saebench.report.figures.picture import Drawable, Picture, title
-from saebench.report.figures.sources import Source, folder_of, task_name, title_of
-from saebench.report.figures.together import Together, together
+from saebench.report.figures.picture import Drawable, title
+from saebench.report.figures.sources import Source, title_of
+from saebench.report.figures.together import Pair, Together, matrices
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,51 +22,22 @@ _METRICS = {"mse": "MSE of the later SAE", "l0": "L0 of the later SAE", "norm": 
 
 def draw(sources: Sequence[Source]) -> Drawable:
     """Return a picture a set of SAEs that were run together."""
-    pictures, missing = [], []
-    for run in together(sources):
-        rows = _rows(run)
-        if rows:
-            pictures.append(_picture(run, rows))
-        else:
-            missing.append(f"propagation matrices, {task_name(run.record)}: no SAE lies behind another")
-    return Drawable(pictures, missing)
+    lacks = "propagation matrices, {task}: no SAE lies behind another"
+    return matrices(sources, TABLE, _COLUMNS, names=("spliced_sae", "later_sae"), paint=_paint, lacks=lacks)
 
 
-def _rows(run: Together) -> list[dict[str, Any]]:
-    place = {name: i for i, name in enumerate(run.labels)}
-    rows = []
-    for i, source in enumerate(run.sources):
-        if not source.has(TABLE, *_COLUMNS):
-            continue
-        table = source.read(TABLE, *_COLUMNS)
-        for later, *values in zip(*table.values(), strict=True):
-            if later in place:
-                numbers = dict(zip(_COLUMNS[1:], values, strict=True))
-                rows.append({"spliced_sae": run.labels[i], "later_sae": later, **numbers, "_at": (place[later], i)})
-    return rows
-
-
-def _picture(run: Together, rows: Sequence[dict[str, Any]]) -> Picture:
-    r = run.record
-    return Picture(
-        name=f"{folder_of(r)}/seed{r.seed}.propagation",
-        columns={key: [row[key] for row in rows] for key in rows[0] if key != "_at"},
-        paint=lambda figure: _paint(figure, run, rows),
-    )
-
-
-def _paint(figure: Figure, run: Together, rows: Sequence[dict[str, Any]]) -> None:
-    later, first = (sorted({row["_at"][axis] for row in rows}) for axis in (0, 1))
+def _paint(figure: Figure, run: Together, pairs: Sequence[Pair]) -> None:
+    first, later = (sorted({pair[which] for pair in pairs}) for which in (0, 1))
     names = sae_names(run.sources)
     sized(figure, names, panels=len(_METRICS), rows=len(later), columns=len(first))
     title(figure, f"{title_of(run.record)}: (spliced − clean) / clean, ± 1 s.e.")
     axes = figure.subplots(1, len(_METRICS))
     for axis, (metric, about) in zip(axes, _METRICS.items(), strict=True):
         values, errors = (np.full((len(later), len(first)), np.nan) for _ in range(2))
-        for row in rows:
-            if row["metric"] == metric:
-                at = later.index(row["_at"][0]), first.index(row["_at"][1])
-                values[at], errors[at] = row["fraction"], row["stderr"]
+        for pair in pairs:
+            if pair.values["metric"] == metric:
+                at = later.index(pair.other), first.index(pair.own)
+                values[at], errors[at] = pair.values["fraction"], pair.values["stderr"]
         most = _most(values)
         heat(axis, values, _percent, errors, limits=(-most, most), colours="RdBu_r")
         names_along(axis, [names[i] for i in first], [names[i] for i in later], with_rows=axis is axes[0])

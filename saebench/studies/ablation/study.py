@@ -11,10 +11,8 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from saebench.data import Corpus
 from saebench.lm.onward import Base, Onward
 from saebench.lm.port import Clean
-from saebench.record import DataInfo
 from saebench.registry import STUDIES
 from saebench.sae import SAE
 from saebench.stream import centring, default_batch_size, recon_of, sae_space
@@ -32,7 +30,7 @@ from saebench.studies.ablation.scores import (
     spread_scores,
 )
 from saebench.studies.ablation.tables import Moved, ablation_rows, latent_rows
-from saebench.studies.base import Study, StudyResult, StudySettings
+from saebench.studies.base import Study, StudyResult, StudySettings, text_info
 from saebench.studies.truth.columns import mean_and_components
 from saebench.tasklist import TaskCorpus
 
@@ -117,14 +115,9 @@ class Ablation(Study[AblationSettings]):
     specs = SPECS
     Settings: ClassVar[type[StudySettings]] = AblationSettings
 
-    @property
-    def _corpus(self) -> Corpus:
-        assert self.setting.corpus is not None  # the runner reads what ``settings.corpus`` names
-        return self.setting.corpus
-
     def total(self) -> int:
         """Return the contexts to be read and the tokens to be looked at."""
-        return len(self._corpus.tokens) + self.settings.tokens
+        return len(self.setting.text.tokens) + self.settings.tokens
 
     def run(self, saes: Sequence[SAE]) -> list[StudyResult]:
         """Return one result an SAE.
@@ -135,7 +128,7 @@ class Ablation(Study[AblationSettings]):
         Raises:
             InputError: No token is followed by enough others in its context.
         """
-        settings, corpus, port = self.settings, self._corpus, self.setting.port
+        settings, corpus, port = self.settings, self.setting.text, self.setting.port
         sampled = sample_tokens(corpus, n=settings.tokens, width=settings.positions, seed=self.setting.seed)
         known = self._read(saes)
         onward = Onward(port, corpus.context_length, settings.positions)
@@ -164,8 +157,8 @@ class Ablation(Study[AblationSettings]):
         self, onward: Onward, base: Base, batch: _Batch, removed: Removed, found: Found, sums: Moved | None = None
     ) -> None:
         """Measure what taking each thing out does, and keep it."""
-        positions = self._contexts_at_once() * self._corpus.context_length
-        at_once = max(2, onward.at_once(self._corpus.context_length, positions))
+        positions = self._contexts_at_once() * self.setting.text.context_length
+        at_once = max(2, onward.at_once(self.setting.text.context_length, positions))
         sizes = []
         for effect in effects(onward, base, batch.tokens, removed, at_once=at_once):
             sizes.append(effect.sizes)
@@ -174,12 +167,12 @@ class Ablation(Study[AblationSettings]):
         found.add(np.array(batch.tokens.numbers), removed, sizes, self.setting.port.model.d_vocab)
 
     def _contexts_at_once(self) -> int:
-        return self.setting.batch_size or default_batch_size(self._corpus.context_length, self.setting.port.model.device)
+        return self.setting.batch_size or default_batch_size(self.setting.text.context_length, self.setting.port.model.device)
 
     @torch.inference_mode()
     def _read(self, saes: Sequence[SAE]) -> _Known:
         """Read the whole text: how often each latent is active, and the principal components."""
-        corpus, port = self._corpus, self.setting.port
+        corpus, port = self.setting.text, self.setting.port
         device, size = port.model.device, self._contexts_at_once()
         counts = [np.zeros(sae.config.d_sae, dtype=np.int64) for sae in saes]
         targets: list[Tensor] = []
@@ -201,7 +194,7 @@ class Ablation(Study[AblationSettings]):
 
     def _batches(self, sampled: Sampled) -> Iterator[_Batch]:
         """Yield the contexts that hold sampled tokens, some at a time."""
-        corpus, port, size = self._corpus, self.setting.port, self._contexts_at_once()
+        corpus, port, size = self.setting.text, self.setting.port, self._contexts_at_once()
         device, contexts = port.model.device, np.unique(sampled.context)
         for start in range(0, len(contexts), size):
             part = contexts[start : start + size]
@@ -243,7 +236,7 @@ class Ablation(Study[AblationSettings]):
         gaussian: Float[np.ndarray, " n"],
         notes: tuple[str, ...],
     ) -> StudyResult:
-        corpus, model = self._corpus, self.setting.port.model
+        corpus, model = self.setting.text, self.setting.port.model
         clean = found[""]
         n, latents = len(sampled.context), clean.column("which")
         tables: dict[str, dict[str, list[Any]]] = {"ablations": ablation_rows(found, corpus, sampled)}
@@ -269,14 +262,8 @@ class Ablation(Study[AblationSettings]):
                 "latents_dead": float((density == 0).sum()),
                 "tokens_read": float(corpus.scored.sum()),
             },
-            data=DataInfo(
-                corpus=corpus.name,
-                revision=corpus.revision,
-                sha256=corpus.sha256,
-                n_contexts=len(corpus.tokens),
-                context_length=corpus.context_length,
-                n_tokens_scored=n,
-                rule=f"{corpus.rule}; {n} tokens of it, drawn by the seed from {len(np.unique(sampled.context))} contexts",
+            data=text_info(
+                corpus, n_scored=n, rule=f"{n} tokens of it, drawn by the seed from {len(np.unique(sampled.context))} contexts"
             ),
             tables=tables,
             notes=notes,

@@ -18,11 +18,11 @@ from saebench.registry import STUDIES
 from saebench.sae import SAE
 from saebench.stats import Estimate, Floats, drawn, ratio
 from saebench.stream import centring, port_width, sae_space
-from saebench.studies.base import Study, StudyResult, StudySettings
+from saebench.studies.base import Study, StudyResult, StudySettings, text_info
 from saebench.studies.explanation.lookup import Lookup, model_ce
 from saebench.studies.explanation.settings import ExplanationSettings
 from saebench.studies.explanation.simulation import Simulation
-from saebench.studies.n2g.building import corpus_of, data_of, explain
+from saebench.studies.n2g.building import explain
 from saebench.studies.n2g.explained import Explained
 from saebench.studies.n2g.judging import WAYS
 from saebench.studies.n2g.reading import halves
@@ -111,7 +111,7 @@ class Explanation(Study[ExplanationSettings]):
 
     def total(self) -> int:
         """Return the steps: the first half is read twice, the second once, and building counts as all contexts."""
-        n = len(corpus_of(self.setting).tokens)
+        n = len(self.setting.text.tokens)
         return 2 * n + (n - n // 2)
 
     def run(self, saes: Sequence[SAE]) -> list[StudyResult]:
@@ -123,7 +123,7 @@ class Explanation(Study[ExplanationSettings]):
         Raises:
             InputError: A latent that an SAE does not have, no usable pad token, or a single context.
         """
-        corpus, port = corpus_of(self.setting), self.setting.port
+        corpus, port = self.setting.text, self.setting.port
         first, second = (slice(part.start, part.stop) for part in halves(corpus))
         explained, pad = explain(self.setting, self.settings, saes)
         d_vocab, begin = port.model.d_vocab, int(corpus.has_bos)
@@ -147,7 +147,7 @@ class Explanation(Study[ExplanationSettings]):
         fitted, judged = (torch.zeros_like(corpus.predicted) for _ in range(2))
         fitted[first], judged[second] = corpus.predicted[first], corpus.predicted[second]
         models = {name: ce[second] for name, ce in model_ce(corpus.tokens, fitted, judged, d_vocab).items()}
-        data = data_of(corpus, "patterns, scales and tables from the first half of the contexts, scores from the second")
+        data = text_info(corpus, rule="patterns, scales and tables from the first half of the contexts, scores from the second")
         notes = tuple(note for one in ones for note in _notes(one))
         return [
             StudyResult(
@@ -163,7 +163,7 @@ class Explanation(Study[ExplanationSettings]):
     @torch.inference_mode()
     def _fit(self, ones: Sequence[_One], first: slice) -> None:
         """Sum what scales and tables are made of, over the first half."""
-        corpus, port = corpus_of(self.setting), self.setting.port
+        corpus, port = self.setting.text, self.setting.port
         size = batch_size_of(self.setting)
         for start in range(first.start, first.stop, size):
             rows = slice(start, min(start + size, first.stop))

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from saebench.data import Corpus
 from saebench.errors import InputError
 from saebench.lm.prefix_tree import LastActs
-from saebench.record import DataInfo
 from saebench.sae import SAE
 from saebench.stream import centring
 from saebench.studies.base import StudySetting
@@ -31,7 +29,7 @@ def explain(setting: StudySetting, settings: PatternSettings, saes: Sequence[SAE
     Raises:
         InputError: A latent that an SAE does not have, no usable pad token, or a single context.
     """
-    port, corpus, advance = setting.port, corpus_of(setting), setting.advance
+    port, corpus, advance = setting.port, setting.text, setting.advance
     parts = halves(corpus)
     _check(settings.latents, saes)
     pad = pad_token(port.model.tokenizer, port.model.d_vocab, of=port.model.id, wanted=settings.pad_token)
@@ -45,25 +43,6 @@ def explain(setting: StudySetting, settings: PatternSettings, saes: Sequence[SAE
     for one in explained:
         one.build(corpus, last_acts, pad, share.begin())
     return explained, pad
-
-
-def corpus_of(setting: StudySetting) -> Corpus:
-    """Return the text."""
-    assert setting.corpus is not None  # the runner reads what ``settings.corpus`` names
-    return setting.corpus
-
-
-def data_of(corpus: Corpus, rule: str) -> DataInfo:
-    """Return what a record says of the text."""
-    return DataInfo(
-        corpus=corpus.name,
-        revision=corpus.revision,
-        sha256=corpus.sha256,
-        n_contexts=len(corpus.tokens),
-        context_length=corpus.context_length,
-        n_tokens_scored=int(corpus.scored.sum()),
-        rule=f"{corpus.rule}; {rule}",
-    )
 
 
 class _Share:

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from saebench.registry import STUDIES
 from saebench.sae import SAE
-from saebench.studies.base import Study, StudyResult, StudySettings
-from saebench.studies.n2g.building import corpus_of, data_of, explain
+from saebench.studies.base import Study, StudyResult, StudySettings, text_info
+from saebench.studies.n2g.building import explain
 from saebench.studies.n2g.explained import Explained
 from saebench.studies.n2g.patterns import Writer
 from saebench.studies.n2g.reading import halves, read
@@ -47,7 +47,7 @@ class N2G(Study[N2GSettings]):
 
     def total(self) -> int:
         """Return twice the number of contexts: reading them is taken for half of the work, building patterns for the other."""
-        return 2 * len(corpus_of(self.setting).tokens)
+        return 2 * len(self.setting.text.tokens)
 
     def run(self, saes: Sequence[SAE]) -> list[StudyResult]:
         """Return one result an SAE.
@@ -58,7 +58,7 @@ class N2G(Study[N2GSettings]):
         Raises:
             InputError: A latent that an SAE does not have, no usable pad token, or a single context.
         """
-        port, corpus = self.setting.port, corpus_of(self.setting)
+        port, corpus = self.setting.port, self.setting.text
         explained, pad = explain(self.setting, self.settings, saes)
         for one in explained:
             one.start_judging(corpus, port.model.d_vocab, self.settings.n_recall)
@@ -71,7 +71,7 @@ class N2G(Study[N2GSettings]):
 
     def _results(self, explained: Sequence[Explained], n_tokens: Sequence[int], pad: int) -> list[StudyResult]:
         write = Writer(self.setting.port.model.tokenizer, pad).write
-        data = data_of(corpus_of(self.setting), "patterns built on the first half of the contexts and judged on the second")
+        data = text_info(self.setting.text, rule="patterns built on the first half of the contexts and judged on the second")
         notes = tuple(note for one in explained for note in one.notes())
         results = []
         for one in explained:

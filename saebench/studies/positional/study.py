@@ -14,13 +14,13 @@ from torch import Tensor
 from saebench.lm.losses import LossRows
 from saebench.metrics.base import ScoreSpec, position_series
 from saebench.metrics.position import WINDOWS, windows_for
-from saebench.record import DataInfo, Score
+from saebench.record import Score
 from saebench.registry import STUDIES
 from saebench.sae import SAE
 from saebench.stats import Estimate, Tally, Window
-from saebench.studies.base import Study, StudyResult, StudySettings
+from saebench.studies.base import Study, StudyResult, StudySettings, text_info
 from saebench.studies.positional.parts import Parts, check_site, position_parts, spread
-from saebench.studies.replaced import Acts, measure, text_info
+from saebench.studies.replaced import Acts, measure
 from saebench.tasklist import TaskCorpus
 
 _ROWS = {
@@ -74,8 +74,7 @@ class Positional(Study[PositionalSettings]):
 
     def total(self) -> int:
         """Return the contexts."""
-        assert self.setting.corpus is not None
-        return len(self.setting.corpus.tokens)
+        return len(self.setting.text.tokens)
 
     def run(self, saes: Sequence[SAE]) -> list[StudyResult]:
         """Return one result an SAE.
@@ -86,8 +85,7 @@ class Positional(Study[PositionalSettings]):
         Raises:
             InputError: The site is another, or the model adds no position there.
         """
-        corpus, port = self.setting.corpus, self.setting.port
-        assert corpus is not None
+        corpus, port = self.setting.text, self.setting.port
         check_site(port)
         ids = corpus.tokens.to(port.model.device)
         positions = position_parts(port.model, corpus.context_length)
@@ -121,20 +119,19 @@ class Positional(Study[PositionalSettings]):
                     for name, (unit, _) in _QUANTITIES.items() for part in _ROWS
                 ],
                 raw={"known_positions": float(len(q)), "last_known_position": float(q[-1])},
-                data=DataInfo(**text_info(corpus)),  # pyright: ignore[reportArgumentType]
+                data=text_info(corpus),
             )
             for sae, tally, q in zip(saes, tallies, known, strict=True)
         ]  # fmt: skip
 
     def _known(self, sae: SAE) -> list[int]:
         """Return the positions q for the token parts of this SAE."""
-        assert self.setting.corpus is not None
-        length = min(sae.config.context_length or self.setting.corpus.context_length, self.setting.corpus.context_length)
+        whole = self.setting.text.context_length
+        length = min(sae.config.context_length or whole, whole)
         return spread(min(1, length - 1), length - 1, self.settings.positions)
 
     def _tallies(self, sae: SAE) -> dict[str, Tally]:
-        corpus = self.setting.corpus
-        assert corpus is not None
+        corpus = self.setting.text
         found = windows_for(sae.config.context_length, corpus.context_length)
         windows = tuple(Window(name=n, start=a, stop=b) for n, a, b in found if n in _WINDOWS)
         return {
@@ -142,8 +139,7 @@ class Positional(Study[PositionalSettings]):
         }
 
     def _scores(self, sae: SAE, tallies: dict[str, Tally]) -> list[Score]:
-        corpus, trained = self.setting.corpus, sae.config.context_length
-        assert corpus is not None
+        corpus, trained = self.setting.text, sae.config.context_length
         if trained is None:
             reason = "the SAE's files do not say at which context length it was trained; give --trained-context"
         else:

@@ -9,10 +9,9 @@ import numpy as np
 from pydantic import Field
 
 from saebench.lm.chain import Chain, depth
-from saebench.record import DataInfo
 from saebench.registry import STUDIES
 from saebench.store import sae_label
-from saebench.studies.base import AtSite, ModelStudy, StudyResult, StudySettings
+from saebench.studies.base import AtSite, ModelStudy, StudyResult, StudySettings, text_info
 from saebench.studies.propagation.passes import Member, run_passes
 from saebench.studies.propagation.same_tokens import Ranked, bootstrap
 from saebench.studies.propagation.scores import SPECS, Findings, raw, scores
@@ -64,8 +63,7 @@ class Propagation(ModelStudy[PropagationSettings]):
 
     def total(self) -> int:
         """Return the number of contexts."""
-        assert self.setting.corpus is not None
-        return len(self.setting.corpus.tokens)
+        return len(self.setting.text.tokens)
 
     def run(self, sites: Sequence[AtSite]) -> list[StudyResult]:
         """Return one result an SAE, site by site.
@@ -73,8 +71,7 @@ class Propagation(ModelStudy[PropagationSettings]):
         Args:
             sites: All SAEs of the model.
         """
-        corpus, settings = self.setting.corpus, self.settings
-        assert corpus is not None  # the runner reads what ``settings.corpus`` names
+        corpus, settings = self.setting.text, self.settings
         chain = Chain([at.port for at in sites])
         given = [
             Member(site, sae, sae_label(at.port.read.name, sae.config.name, sae.sha256))
@@ -99,15 +96,7 @@ class Propagation(ModelStudy[PropagationSettings]):
             drawn=bootstrap(ranked, found.context, draws=settings.bootstrap, seed=self.setting.seed),
             finite=finite,
         )
-        data = DataInfo(
-            corpus=corpus.name,
-            revision=corpus.revision,
-            sha256=corpus.sha256,
-            n_contexts=len(corpus.tokens),
-            context_length=corpus.context_length,
-            n_tokens_scored=int(found.counts.sum()),
-            rule=corpus.rule,
-        )
+        data = text_info(corpus, n_scored=int(found.counts.sum()))
         names = [(member.label, chain.ports[member.site].read.name) for member in members]
         sample = sampled_rows(found, corpus, [label for label, _ in names], n=settings.sample, seed=self.setting.seed)
         notes = () if found.spliced else ("no SAE lies behind another: nothing propagates, only ΔCE is compared",)

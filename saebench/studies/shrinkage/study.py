@@ -11,12 +11,12 @@ from pydantic import Field
 from torch import Tensor
 
 from saebench.metrics.base import ScoreSpec
-from saebench.record import DataInfo, Score
+from saebench.record import Score
 from saebench.registry import STUDIES
 from saebench.sae import SAE
 from saebench.stats import Estimate, ratio
-from saebench.studies.base import Study, StudyResult, StudySettings
-from saebench.studies.replaced import Acts, Measured, measure, text_info
+from saebench.studies.base import Study, StudyResult, StudySettings, text_info
+from saebench.studies.replaced import Acts, Measured, measure
 from saebench.studies.shrinkage.found import Found
 from saebench.studies.shrinkage.refine import refine
 from saebench.tasklist import TaskCorpus
@@ -90,8 +90,7 @@ class Shrinkage(Study[ShrinkageSettings]):
 
     def total(self) -> int:
         """Return the contexts."""
-        assert self.setting.corpus is not None
-        return len(self.setting.corpus.tokens)
+        return len(self.setting.text.tokens)
 
     def run(self, saes: Sequence[SAE]) -> list[StudyResult]:
         """Return one result an SAE.
@@ -99,8 +98,7 @@ class Shrinkage(Study[ShrinkageSettings]):
         Args:
             saes: SAEs of the site.
         """
-        corpus = self.setting.corpus
-        assert corpus is not None
+        corpus = self.setting.text
         found = [Found(sae, len(corpus.tokens), corpus.context_length) for sae in saes]
 
         def replacements(number: int, tokens: Acts) -> Iterator[Float[Tensor, "m O"]]:
@@ -117,8 +115,7 @@ class Shrinkage(Study[ShrinkageSettings]):
         return [self._result(one, loss) for one, loss in zip(found, losses, strict=True)]
 
     def _result(self, found: Found, losses: Measured) -> StudyResult:
-        corpus = self.setting.corpus
-        assert corpus is not None
+        corpus = self.setting.text
         density = found.density()
         firings, f, z = found.by_latent
         return StudyResult(
@@ -133,7 +130,7 @@ class Shrinkage(Study[ShrinkageSettings]):
                 "predictions": float(losses.n_predictions.sum()),
             },
             per_latent={"density": density, "activation_ratio": np.where(f > 0, z / np.where(f > 0, f, 1.0), np.nan)},
-            data=DataInfo(**text_info(corpus)),  # pyright: ignore[reportArgumentType]
+            data=text_info(corpus),
         )
 
     def _scores(self, found: Found, losses: Measured) -> list[Score]:
