@@ -28,7 +28,7 @@ from saebench.studies.n2g.reading import Fired, read
 from saebench.studies.settings import corpus_of
 from saebench.tasklist import load_task
 
-_TASKS = {"n2g": "n2g", "ablation": "ablation", "probes": "probes", "cloze": "lambada_openai"}
+_TASKS = {"n2g": "n2g", "ablation": "ablation", "probes": "probes61", "cloze": "lambada_openai"}
 _BUNDLED = {name: f"storyworld_{name}" for name in ("n2g", "ablation", "probes")} | {"cloze": "storyworld_lambada"}
 _LISTED = 10
 _MANY = 200

@@ -16,6 +16,7 @@ from saebench.lm.port import Port
 from saebench.sae import load_sae
 from saebench.store import read_record
 from saebench.studies.n2g import N2G
+from saebench.tasklist import StudyTask, load_task
 from tests.dashboard.cases import ALLOWED, HOSTILE, LENGTH, SITE, Page, write_all
 from tests.dashboard.test_choose import scored
 
@@ -99,9 +100,16 @@ def test_a_dead_latent_says_so_and_still_has_its_direction(made: Made):
 
 def test_what_is_missing_is_said_with_the_command_that_makes_it(made: Made):
     text = Page(made.section(3)).text
-    for task in ("ablation", "probes", "lambada_openai"):
+    for task in ("ablation", "probes61", "lambada_openai"):
         assert f"saebench run --sae {made.folder}/sae --model {made.folder}/model --task {task} --out results" in text
     assert text.count("Not measured.") == 3 and "F1, no match missed" in text
+
+
+@pytest.mark.parametrize("tasks", [make._TASKS, make._BUNDLED])
+def test_the_tasks_of_these_commands_exist(tasks: dict[str, str]):
+    for study, name in tasks.items():
+        task = load_task(name)
+        assert isinstance(task, StudyTask) and task.study == study
 
 
 def test_batches_do_not_matter(made: Made):
