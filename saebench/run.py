@@ -53,6 +53,8 @@ class RunReport:
     """Those of them that were there already."""
     failures: list[str] = field(default_factory=list)
     """One line for each SAE × task × seed that has no record."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """Those of them that an input error is behind, with what it says of the task."""
 
     @property
     def exit_code(self) -> int:
@@ -70,7 +72,8 @@ def run(config: RunConfig, progress: Progress | SilentProgress | None = None) ->
         progress: Told what happens; silent if ``None``.
 
     Raises:
-        InputError: Something in ``config`` or the files it names is wrong, found before anything was computed.
+        InputError: Something in ``config`` or the files it names is wrong, found before anything was computed; or there is no
+            record and input errors are behind everything that failed.
     """
     progress = progress or SilentProgress()
     _check(config)
@@ -96,6 +99,8 @@ def run(config: RunConfig, progress: Progress | SilentProgress | None = None) ->
         if any(not item.done for group in groups for item in group.items):
             _run_model(config, model_id, groups, plan, report, progress)
     progress.done()
+    if report.failures and not report.records and report.refused.keys() >= set(report.failures):
+        raise InputError("; ".join(dict.fromkeys(report.refused.values())))
     return report
 
 
@@ -160,7 +165,10 @@ def _run_model(
     except SaebenchError as error:
         if first:
             raise
-        report.failures += [f"{i.sae.config.name}: {error}" for g in groups for i in g.items if not i.done]
+        failed = [f"{i.sae.config.name}: {error}" for g in groups for i in g.items if not i.done]
+        report.failures += failed
+        if isinstance(error, InputError):
+            report.refused |= dict.fromkeys(failed, str(error))
         return
     for job in jobs:
         try:
@@ -168,7 +176,10 @@ def _run_model(
         except Exception as error:  # the one place that catches: what fails is named, the rest goes on
             if os.environ.get("SAEBENCH_DEBUG"):
                 traceback.print_exc()
-            report.failures += [_failure(item, error) for item in job.items if not item.done]
+            failed = [_failure(item, error) for item in job.items if not item.done]
+            report.failures += failed
+            if isinstance(error, InputError):
+                report.refused |= dict.fromkeys(failed, f"{job.task.name}: {error}")
 
 
 def _jobs(config: RunConfig, model: LanguageModel, groups: Sequence[Group], progress: Progress | SilentProgress) -> list[_Job]:

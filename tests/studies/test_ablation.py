@@ -311,8 +311,8 @@ def test_through_the_command_line(named: dict[str, str], tmp_path: Path, capsys:
     latents = pq.read_table(path.with_name("seed0.ablated_latents.parquet")).to_pylist()
     assert all(len(row["promoted_next"]) == 10 and row["promoted_next"][0].startswith("w") for row in latents)
     capsys.readouterr()
-    assert main([*words, "--device", "cpu", "--out", str(tmp_path / "more"), "--context-length", "4"]) == 3
-    assert "an effect over 4 positions does not fit contexts of 4 tokens" in capsys.readouterr().err
+    assert main([*words, "--device", "cpu", "--out", str(tmp_path / "more"), "--context-length", "4"]) == 2
+    assert "mine: an effect over 4 positions does not fit contexts of 4 tokens" in capsys.readouterr().err.splitlines()[-1]
     text = (tmp_path / "task.yaml").read_text().replace("n_contexts: 4", "n_contexts: 4, context_length: 4")
     (tmp_path / "task.yaml").write_text(text)
     assert main([*words, "--device", "cpu", "--out", str(tmp_path / "more")]) == 2

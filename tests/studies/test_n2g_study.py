@@ -302,8 +302,13 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     readable.write_text("other")
     assert main([*words, str(tmp_path / "some.yaml")]) == 0 and readable.read_text().count("latent ") == 12, "made again"
     capsys.readouterr()
-    assert main([*words, str(tmp_path / "bad.yaml"), "--force"]) == 3
-    assert "has no latent 40" in capsys.readouterr().err
+    assert main([*words, str(tmp_path / "bad.yaml"), "--out", str(tmp_path / "bad")]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == "saebench: patterns: sae has no latent 40: it has 40, numbered from 0; mend the setting latents"
+    more = ["--task", "core", "--corpus", str(tmp_path / "some.txt"), "--context-length", "16", "--limit", "2"]
+    assert main([*words, str(tmp_path / "bad.yaml"), *more, "--out", str(tmp_path / "bad")]) == 3, "core goes on"
+    assert "failed: sae × patterns × seed 0: sae has no latent 40" in capsys.readouterr().err
+    assert [read_record(found).task.name for found in find_records(tmp_path / "bad")] == ["core"]
 
 
 def test_task_files_hold_the_defaults():

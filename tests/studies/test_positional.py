@@ -255,6 +255,9 @@ def test_through_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[
     words += ["--device", "cpu", "--task", str(tmp_path / "task.yaml"), "--out", str(tmp_path / "out")]
     assert main(words) == 3, "one of the two is of another site"
     assert "and this one is of blocks.1.hook_resid_pre" in capsys.readouterr().err
+    only = [*words[:1], *words[3:-1], str(tmp_path / "none")]
+    assert main(only) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("saebench: mine: the study positional takes SAEs of blocks.0.")
     (path,) = find_records(tmp_path / "out")
     record = read_record(path)
     assert {s.name for s in record.scores} == {spec.name for spec in Positional.specs} and record.raw["known_positions"] == 3

@@ -75,7 +75,7 @@ def _check(latents: int | str | tuple[int, ...], saes: Sequence[SAE]) -> None:
     if not isinstance(latents, tuple):
         return
     if not latents:
-        raise InputError("n2g: the list of latents is empty; name some, or give a number of them, or all")
+        raise InputError("the list of latents is empty; name some, or give a number of them, or all")
     for sae in saes:
         bad = [latent for latent in latents if not 0 <= latent < sae.config.d_sae]
         if bad:
