@@ -22,6 +22,8 @@ from saebench.tasklist import TaskCorpus
 
 _SHARES = {"quarter": 0.25, "half": 0.5}
 _SOURCE = "L. Smith, comments, 2024"
+_ROUNDING = 1e-9
+"""Share of L0 that sums of densities may be off by."""
 
 
 class DropSettings(StudySettings):
@@ -195,8 +197,8 @@ def keep(latents: Latents, mask: Bool[Tensor, " Z"]) -> Latents:
 def _densest(density: Float[np.ndarray, " S"], share: float) -> Bool[np.ndarray, " S"]:
     """Return which latents to drop, the densest first, so that at most ``share`` of Σ density is left."""
     order = np.argsort(-density, kind="stable")
-    left = density.sum() - np.concatenate([[0.0], np.cumsum(density[order])])
-    n = int(np.argmax(left <= share * density.sum() + 1e-12))
+    left = np.append(np.cumsum(density[order[::-1]])[::-1], 0.0)  # summed from the rarest, so that what is left ends at 0
+    n = int(np.argmax(left <= (share + _ROUNDING) * left[0]))
     out = np.zeros(len(density), dtype=bool)
     out[order[:n]] = True
     return out

@@ -17,7 +17,7 @@ from saebench.record import Series
 from saebench.sae import SAE, Latents, SAEWeights, save_native
 from saebench.store import find_records, read_record
 from saebench.studies.base import StudyResult, StudySetting
-from saebench.studies.drop_curves import DropCurves, DropSettings, keep, rank_from_weakest
+from saebench.studies.drop_curves import DropCurves, DropSettings, _densest, keep, rank_from_weakest
 from saebench.tasklist import TaskCorpus
 from tests.lm.families import build
 from tests.metrics.conftest import constant_sae, corpus, make_corpus, measure, model, port, random_sae  # noqa: F401  (fixtures too)
@@ -110,6 +110,19 @@ def test_dropping_the_densest_is_an_sae_without_them(port: Port, corpus: Corpus)
         assert curve(result, "drop_densest_l0")[share] == pytest.approx(density[left].sum())
     half = curve(result, "drop_densest_ce")
     assert values(result)["drop_densest_half_delta_ce"] == pytest.approx(half[0.5] - half[1], abs=1e-9)
+
+
+def test_a_share_of_many_latents_is_met_to_the_last_one() -> None:
+    rng = np.random.default_rng(0)
+    counts = rng.integers(0, 3, 200_000) * rng.integers(0, 40, 200_000)
+    density = counts / (128 * 127)
+    assert (_densest(density, 0.0) == (counts > 0)).all(), "nothing left is all that fire dropped, whatever sums round to"
+    for share in (0.9, 0.5, 0.01):
+        left = counts[~_densest(density, share)]
+        assert left.sum() <= share * counts.sum() < left.sum() + counts[_densest(density, share)].min()
+    assert _densest(np.array([0.3, 0.1, 0.2, 0.1, 0.1]), 0.5).tolist() == [True, False, True, False, False]
+    assert _densest(np.full(10, 0.1), 0.5).tolist() == [True] * 5 + [False] * 5
+    assert not _densest(np.zeros(4), 0.5).any()
 
 
 def test_neither_batch_size_nor_padding_nor_other_saes_matter(port: Port, corpus: Corpus) -> None:  # noqa: F811
