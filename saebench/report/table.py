@@ -32,6 +32,9 @@ DEFAULT_SCORES = (
     "probe_loss",
     "probe_auc",
     "k_sparse_auc_k1",
+    "n2g_f1",
+    "explanation_delta_ce",
+    "ablation_sparsity",
 )
 """Columns shown where none are asked for; the raw losses always stand beside the ratios made of them."""
 

@@ -9,7 +9,7 @@ import pytest
 
 from saebench.cli import main
 from tests.cli.processor import processor_seconds
-from tests.helpers import make_record, save
+from tests.helpers import make_record, make_score, save
 
 
 @pytest.fixture
@@ -40,6 +40,17 @@ def test_filters_and_sort_reach_every_view(folder: Path, capsys: pytest.CaptureF
     assert main(["report", str(folder), "--json", "--where", "sae=b", "--metric", "l0", "--sort", "l0"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["sae"], list(row["scores"])) == ("b", ["l0"])
+
+
+@pytest.mark.parametrize("score", ["n2g_f1", "explanation_delta_ce", "ablation_sparsity"])
+def test_a_study_of_latents_stands_beside_core_where_no_score_is_asked_for(
+    tmp_path: Path, score: str, capsys: pytest.CaptureFixture[str]
+):
+    study = make_record("a", task="some", scores=[make_score(score, 0.25, 0.01), make_score("n2g_wildcards", 0.5, 0.01)])
+    save(tmp_path / "r", make_record("a"), study)
+    assert main(["report", str(tmp_path / "r")]) == 0
+    out = capsys.readouterr().out
+    assert score in out and "n2g_wildcards" not in out and "not shown" not in out
 
 
 def test_a_damaged_record_is_named_the_rest_is_shown_and_the_code_is_4(folder: Path, capsys: pytest.CaptureFixture[str]):
