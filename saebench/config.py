@@ -52,6 +52,8 @@ class RunConfig(BaseModel):
     """What the files of the SAEs cannot tell: see :data:`saebench.sae.source.GIVEN`."""
     trained_context: int | None = None
     """Context length the SAEs were trained at, where their files do not say."""
+    all_latents: bool = False
+    """Every latent where a study would take a sample of them."""
     force: bool = False
     """Run again what is finished already."""
     dry_run: bool = False

@@ -16,7 +16,7 @@ from saebench.sae.find import find_names
 from saebench.sae.hub.remote import is_remote
 from saebench.sae.source import Given
 from saebench.store import read_record, record_path, sae_label
-from saebench.studies.settings import corpus_of, lacks, model_study_of, settings_record
+from saebench.studies.settings import corpus_of, lacks, model_study_of, settings_record, with_all_latents
 from saebench.tasklist import StreamTask, StudyTask, TaskCorpus, TaskSpec, load_suite, load_task
 
 
@@ -91,7 +91,18 @@ class Plan:
 
 
 def tasks_of(config: RunConfig) -> tuple[list[TaskSpec], int | None]:
-    """Return the tasks asked for and the limit on contexts that the suite brings."""
+    """Return the tasks asked for, as the options change them, and the limit on contexts that the suite brings."""
+    tasks, limit = _named_tasks(config)
+    if not config.all_latents:
+        return tasks, limit
+    whole = [with_all_latents(task) for task in tasks]
+    if not any(whole):
+        names = ", ".join(task.name for task in tasks)
+        raise InputError(f"--all does not apply to {names}: no sample of latents is taken there; leave it out")
+    return [new or task for new, task in zip(whole, tasks, strict=True)], limit
+
+
+def _named_tasks(config: RunConfig) -> tuple[list[TaskSpec], int | None]:
     if not config.tasks:
         suite = load_suite(config.suite or "full")
         return [load_task(name) for name in suite.tasks], suite.limit

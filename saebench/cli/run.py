@@ -41,6 +41,7 @@ _MODEL = "Language model, `reference` for the bundled one; the one that the SAE'
 @click.option("--batch-size", type=int, metavar="N", help="Contexts at a time; moves no score.")
 @click.option("--trained-context", type=int, metavar="N", help="Context length the SAE was trained at, if its files are silent.")
 @click.option("--splice-bos", is_flag=True, help="Replace the BOS position too.")
+@click.option("--all", "all_latents", is_flag=True, help="Every latent where n2g and explanation would take a sample.")
 @click.option("--residual", type=click.Choice(["raw", "centred"]), help="Residual stream that the SAE expects.")
 @click.option("--format", metavar="FORMAT", help="File format of the SAE, if it is not recognised.")
 @click.option("--select", metavar="GLOB", help="Which SAEs of a folder of many, e.g. 'layer_*/width_16k/*'.")

@@ -32,6 +32,9 @@ class StudySettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
+    without_sample: ClassVar[Mapping[str, Any]] = {}
+    """Of a study that takes a sample of the latents: what its settings say instead under ``--all``."""
+
 
 SettingsOf = TypeVar("SettingsOf", bound=StudySettings)
 Column = Sequence[Any] | NDArray[Any]

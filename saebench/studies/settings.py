@@ -41,6 +41,14 @@ def model_study_of(task: TaskSpec) -> type[ModelStudy[Any]] | None:
     return study if study is not None and issubclass(study, ModelStudy) else None
 
 
+def with_all_latents(task: TaskSpec) -> StudyTask | None:
+    """Return a task that takes a sample of the latents with all of them in its place; ``None`` for any other task."""
+    if not isinstance(task, StudyTask):
+        return None
+    changes = study_of(task)[0].Settings.without_sample
+    return task.model_copy(update={"settings": task.settings | changes}) if changes else None
+
+
 def corpus_of(task: TaskSpec) -> TaskCorpus | None:
     """Return the corpus that a task names, a study's among its settings; ``None`` for a study that brings its own texts."""
     if isinstance(task, StreamTask):

@@ -31,6 +31,7 @@ def test_options_reach_the_configuration(runner, tmp_path: Path):
             "run",
             *words.split(),
             "--splice-bos",
+            "--all",
             "--force",
             "--residual",
             "centred",
@@ -44,6 +45,7 @@ def test_options_reach_the_configuration(runner, tmp_path: Path):
     assert (config.saes, config.tasks, config.seeds, config.limit) == (("a", "b"), ("core",), (1, 2), 3)
     assert (config.context_length, config.batch_size, config.splice_bos, config.force) == (32, 2, True, True)
     assert (config.residual, config.format, config.out, config.dry_run) == ("centred", "native", tmp_path, False)
+    assert config.all_latents
 
 
 def test_data_to_stdout_and_the_rest_to_stderr(runner, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

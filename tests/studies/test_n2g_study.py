@@ -12,16 +12,18 @@ import torch
 from torch import Tensor
 
 from saebench.cli import main
+from saebench.config import make_config
 from saebench.errors import InputError
 from saebench.lm.model import LanguageModel, load_model
 from saebench.lm.port import Port
+from saebench.plan import tasks_of
 from saebench.registry import STUDIES
 from saebench.sae import SAE, save_native
 from saebench.store import find_records, read_record
 from saebench.studies.base import StudySetting
 from saebench.studies.n2g import N2G, N2GSettings
 from saebench.studies.n2g.sampling import Kept, stratified
-from saebench.studies.settings import study_of
+from saebench.studies.settings import settings_record, study_of
 from saebench.tasklist import StudyTask, load_task
 from tests.lm.families import build
 from tests.metrics.conftest import random_sae
@@ -305,10 +307,24 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main([*words, str(tmp_path / "bad.yaml"), "--out", str(tmp_path / "bad")]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert said == "saebench: patterns: sae has no latent 40: it has 40, numbered from 0; mend the setting latents"
+    assert main([*words, str(tmp_path / "some.yaml"), "--all", "--out", str(tmp_path / "all")]) == 0
+    [path] = find_records(tmp_path / "all")
+    assert pq.read_table(path.with_name("seed0.n2g.parquet")).column("latent").to_pylist() == list(range(40))
     more = ["--task", "core", "--corpus", str(tmp_path / "some.txt"), "--context-length", "16", "--limit", "2"]
     assert main([*words, str(tmp_path / "bad.yaml"), *more, "--out", str(tmp_path / "bad")]) == 3, "core goes on"
     assert "failed: sae × patterns × seed 0: sae has no latent 40" in capsys.readouterr().err
     assert [read_record(found).task.name for found in find_records(tmp_path / "bad")] == ["core"]
+
+
+def test_all_takes_the_place_of_the_sample():
+    config = make_config(tasks=("n2g", "explanation", "core"), all_latents=True)
+    n2g, explanation, core = tasks_of(config)[0]
+    for task in (n2g, explanation):
+        assert isinstance(task, StudyTask) and task.settings == load_task(task.name).settings | {"latents": "all"}
+        assert study_of(task)[1].latents == "all" and settings_record(task)["settings"]["latents"] == "all"
+    assert core == load_task("core") and n2g != load_task("n2g") == tasks_of(make_config(tasks=("n2g",)))[0][0]
+    with pytest.raises(InputError, match="--all does not apply to core, ablation: no sample of latents is taken there"):
+        tasks_of(make_config(tasks=("core", "ablation"), all_latents=True))
 
 
 def test_task_files_hold_the_defaults():

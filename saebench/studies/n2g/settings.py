@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -13,10 +14,13 @@ from saebench.tasklist import TaskCorpus
 class PatternSettings(StudySettings):
     """How patterns are built."""
 
+    without_sample: ClassVar[Mapping[str, Any]] = {"latents": "all"}
+
     corpus: TaskCorpus
     """The text; `--corpus`, `--context-length` and `--limit` change it as they do for metrics."""
     latents: Annotated[int, Field(ge=1)] | Literal["all"] | tuple[int, ...] = 300
-    """How many of the latents that fire, one from each of as many strata of density; `all` of the SAE; or a list of indices."""
+    """How many of the latents that fire, one from each of as many strata of density; `all` of the SAE; or a list of indices. The
+    run's `--all` takes the place of what is said here."""
     n_build: int = Field(default=16, ge=1)
     """Activations that the patterns of a latent are built from, at most."""
     pad_token: int | str | None = None
