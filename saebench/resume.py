@@ -74,6 +74,10 @@ def same_settings(path: Path, record: Record, wanted: dict[str, Any]) -> None:
         had = record.settings.get(key)
         if key == _NOT_COMPARED_BY_NAME or had == value or (key == "metrics" and had is None):
             continue
+        if isinstance(had, dict) and isinstance(value, dict):  # of many settings only those that are others now
+            changed = [name for name in had | value if had.get(name) != value.get(name)]
+            before, now = (", ".join(f"{name}={of.get(name)}" for name in changed) for of in (had, value))
+            raise _refusal(path, f"{key} {before}", now)
         raise _refusal(path, f"{key}={had}", str(value))
     model = wanted.get("model")
     if model is None:

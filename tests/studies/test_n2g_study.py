@@ -221,7 +221,7 @@ def test_refusals(site: Port, text: Tensor):
     with pytest.raises(InputError, match="pad_token 96 is no token"):
         run(site, corpus, random_sae(), pad_token=96)
     one = behind_bos(text[:1])
-    with pytest.raises(InputError, match="has one context; n2g builds on one half and judges on the other: give two or more"):
+    with pytest.raises(InputError, match="has one context; patterns are built on one half and judged on the other: give two"):
         run(site, one, random_sae())
 
 
@@ -310,6 +310,9 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main([*words, str(tmp_path / "some.yaml"), "--all", "--out", str(tmp_path / "all")]) == 0
     [path] = find_records(tmp_path / "all")
     assert pq.read_table(path.with_name("seed0.n2g.parquet")).column("latent").to_pylist() == list(range(40))
+    capsys.readouterr()
+    assert main([*words, str(tmp_path / "some.yaml"), "--out", str(tmp_path / "all")]) == 2
+    assert "was made with settings latents=all, now it is latents=12; use --force" in capsys.readouterr().err
     more = ["--task", "core", "--corpus", str(tmp_path / "some.txt"), "--context-length", "16", "--limit", "2"]
     assert main([*words, str(tmp_path / "bad.yaml"), *more, "--out", str(tmp_path / "bad")]) == 3, "core goes on"
     assert "failed: sae × patterns × seed 0: sae has no latent 40" in capsys.readouterr().err

@@ -81,7 +81,7 @@ def test_a_study_leaves_records_and_tables_and_is_done_once(world: Path, task: P
 @pytest.mark.parametrize(
     ("changed", "limit", "named"),
     [
-        (TASK.replace("n: 4", "n: 3"), (), "settings="),
+        (TASK.replace("n: 4", "n: 3"), (), "made with settings n=4, now it is n=3;"),
         (TASK, ("--limit", "2"), "limit="),
         (TASK, ("--splice-bos",), "splice_bos="),
     ],

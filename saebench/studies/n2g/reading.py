@@ -43,7 +43,9 @@ def halves(corpus: Corpus) -> tuple[range, range]:
     """Return the contexts of either half; raises ``InputError`` for a corpus that has only one context."""
     n = len(corpus.tokens)
     if n < 2:
-        raise InputError(f"{corpus.name} has one context; n2g builds on one half and judges on the other: give two or more")
+        raise InputError(
+            f"{corpus.name} has one context; patterns are built on one half and judged on the other: give two or more"
+        )
     return range(n - n // 2), range(n - n // 2, n)
 
 
