@@ -271,7 +271,7 @@ def test_a_file_is_run_resumed_and_refused_when_it_changed(model: LanguageModel,
     assert main(command) == 0 and path.stat().st_mtime_ns == before
     Path(file).write_text(Path(file).read_text().replace("num_fewshot: 1", "num_fewshot: 0"))
     capsys.readouterr()
-    assert main(command) == 2 and "settings=" in capsys.readouterr().err
+    assert main(command) == 2 and "made with settings task_sha256=" in capsys.readouterr().err
 
 
 def test_a_task_that_cannot_be_had_costs_itself_only(model: LanguageModel, tasks: Path, tmp_path: Path, capsys):
