@@ -35,9 +35,9 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
     """A random GPT-2 that reads storyworld by 400 tokens, so that most words are several."""
     folder = tmp_path_factory.mktemp("reader")
     tokenizer = train_tokenizer(vocab_size=400, n_documents=20, seed=0)
-    save_tokenizer(tokenizer, folder, context_length=600)
+    save_tokenizer(tokenizer, folder, context_length=800)
     torch.manual_seed(0)
-    model: Any = GPT2LMHeadModel(GPT2Config(vocab_size=400, n_positions=600, n_embd=24, n_layer=3, n_head=4))
+    model: Any = GPT2LMHeadModel(GPT2Config(vocab_size=400, n_positions=800, n_embd=24, n_layer=3, n_head=4))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
