@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -19,12 +20,14 @@ from .reference_text import END_ID
 _NOT_IDENTITY = {"out", "device", "workers", "checkpoint_every"}
 """Settings that change nothing in the numbers but, at most, their rounding."""
 _AT_LEAST = {
-    "steps": 1, "batch_size": 1, "context_length": 4, "d_model": 1, "n_layers": 1, "n_heads": 1, "tokenizer_documents": 1,
+    "steps": 1, "batch_size": 1, "context_length": 4, "d_model": 8, "n_layers": 1, "n_heads": 1, "tokenizer_documents": 1,
     "warmup": 0, "decay_steps": 0, "short_length": 2, "short_steps": 0, "repeat_weight": 0, "look_weight": 0,
-    "chronicles": 0,
+    "chronicles": 0, "seed": 0,
     "eval_every": 1, "eval_contexts": 1, "checkpoint_every": 1, "patience": 0, "stop_gap": 0, "weight_decay": 0,
     "workers": -1,
 }  # fmt: skip
+_SEEDS = 1 << 32
+"""Seeds are less than this: what a step draws is seeded by seed · 2³² + step, of 64 bits."""
 
 
 def _of(default: int | float | str, help: str) -> Any:
@@ -70,14 +73,15 @@ class ReferenceConfig:
 def check(config: ReferenceConfig) -> None:
     """Raise ``InputError`` at the first setting that is impossible."""
     for name, least in _AT_LEAST.items():
-        if not getattr(config, name) >= least:
-            raise InputError(f"--{name.replace('_', '-')} must be {least} or more, got {getattr(config, name)}")
-    if not config.lr > 0:
+        value = getattr(config, name)
+        if not least <= value < math.inf:
+            raise InputError(f"--{name.replace('_', '-')} must be {least} or more, got {value}")
+    if config.seed >= _SEEDS:
+        raise InputError(f"--seed must be less than {_SEEDS}, got {config.seed}")
+    if not 0 < config.lr < math.inf:
         raise InputError(f"--lr must be more than 0, got {config.lr}")
     if config.decay_steps > config.steps:
         raise InputError(f"--decay-steps {config.decay_steps} is more than --steps {config.steps}; make it smaller")
-    if config.d_model % 2:
-        raise InputError(f"--d-model must be even, got {config.d_model}: positions are pairs of sine and cosine")
     if config.d_model % config.n_heads:
         raise InputError(f"--d-model {config.d_model} does not divide by --n-heads {config.n_heads}; choose a multiple")
 

@@ -280,6 +280,7 @@ def train_reference(config: ReferenceConfig, *, resume: bool = False, progress: 
     if (out / "model.safetensors").exists() and not checkpoint.exists():
         raise InputError(f"{out} holds a finished model already; choose another --out")
     check(config)
+    parse_device(config.device)
     check_writable(out)
     path = out / "tokenizer.json"
     if checkpoint.exists() and path.exists():

@@ -284,6 +284,13 @@ def test_a_run_can_end_elsewhere_until_the_learning_rate_falls(tmp_path, tokeniz
         ({"d_model": 30, "n_heads": 4}, "--d-model 30 does not divide by --n-heads 4; choose a multiple"),
         ({"eval_every": 0}, "--eval-every must be 1 or more, got 0"),
         ({"lr": math.nan}, "--lr must be more than 0, got nan"),
+        ({"lr": math.inf}, "--lr must be more than 0, got inf"),
+        ({"look_weight": -0.1}, "--look-weight must be 0 or more, got -0.1"),
+        ({"look_weight": math.nan}, "--look-weight must be 0 or more, got nan"),
+        ({"repeat_weight": math.inf}, "--repeat-weight must be 0 or more, got inf"),
+        ({"chronicles": -1}, "--chronicles must be 0 or more, got -1"),
+        ({"d_model": 4, "n_heads": 4}, "--d-model must be 8 or more, got 4"),
+        ({"seed": 1 << 32}, "--seed must be less than 4294967296, got 4294967296"),
         ({"vocab_size": 200}, "a byte-level vocabulary has more than 256 and at most 65536 tokens, got 200"),
         ({"vocab_size": 9000}, "30 documents are too few for a vocabulary of 9000, they give"),
         ({"device": "abacus"}, "unknown device 'abacus'; use auto, cpu, cuda or cuda:N"),
@@ -293,6 +300,7 @@ def test_impossible_settings(tmp_path, changes, message):
     with pytest.raises(InputError) as error:
         train_reference(tiny(tmp_path / "x", **changes))
     assert str(error.value).startswith(message)
+    assert not (tmp_path / "x/tokenizer.json").exists()  # nothing was begun
 
 
 def test_command_line(tmp_path, capsys, monkeypatch):

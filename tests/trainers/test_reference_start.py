@@ -103,7 +103,7 @@ def test_the_first_weights_are_those_of_the_seed():
     assert not torch.equal(one[name], other[name])
 
 
-@pytest.mark.parametrize(("d", "heads", "layers"), [(32, 2, 2), (16, 4, 1), (64, 1, 3)])
+@pytest.mark.parametrize(("d", "heads", "layers"), [(32, 2, 2), (16, 4, 1), (64, 1, 3), (33, 3, 5), (8, 8, 3), (8, 1, 2)])
 def test_small_models_begin_too(d, heads, layers):
     model = begun(d_model=d, n_heads=heads, n_layers=layers)
     looks = Looks(model)
