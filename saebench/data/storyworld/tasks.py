@@ -203,7 +203,8 @@ def cbt(seed: int, n: int, part: Part = "eval", kinds: tuple[str, ...] = ASKED) 
 
     The first ten sentences introduce ten people, each with a thing; the next ten tell what happens. The twenty-first comes back
     to one of the ten in words of their introduction: which thing looked so, how a thing looked, where it was, what somebody
-    worked as, who worked as that. By itself it fits every candidate alike. The kinds take turns.
+    worked as, who worked as that. The kinds take turns. By itself it fits every candidate alike, but for adjectives: not
+    each goes with every thing (no kettle is of velvet, nothing is of two materials).
     """
 
     def make(rng: Rng, kind: str) -> Cloze | None:
@@ -225,7 +226,10 @@ def cbt(seed: int, n: int, part: Part = "eval", kinds: tuple[str, ...] = ASKED) 
 
 
 def _introduced(w: World, kind: str) -> _Introduced | None:
-    """Return a question about one of those who were just introduced, unless its answer could be another's as well."""
+    """Return a question about one of those who were just introduced, unless its answer could be another's as well.
+
+    A thing's look is compared as a whole: the red one is asked for although another is long and red.
+    """
     people, things = w.people, [o for o in w.things if not o.animal]
     one = w.below(_CANDIDATES)
     if not len(people) == len(things) == len(w.sentences) == _CANDIDATES:
