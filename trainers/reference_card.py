@@ -74,6 +74,8 @@ def write_card(
     made_with = ", ".join(
         f"{name} {version}" for name, version in versions().items() if name in ("saebench", "torch", "transformers")
     )
+    chronicles = settings["chronicles"]
+    third = f"\nFor training every third of the first {chronicles} documents was written as a chronicle." if chronicles else ""
     table = "\n".join(f"| {name} | {value} |" for name, value in settings.items())
     scores = "\n".join(
         f"| {label} | {last[f'ce_{part}']:.4f} | {stored[part]:.4f} | {last[f'bound_{part}']:.4f} | "
@@ -101,7 +103,7 @@ Part `train` of `saebench.data.storyworld`, documents of seed {settings["seed"]}
 {settings["vocab_size"]} tokens was trained on the first {settings["tokenizer_documents"]} of them. Held out: seed {
         int(str(settings["seed"])) + 1
     } of the same part, and of
-part `eval`, whose names, occupations, homes, nouns and adjectives are combined in ways that the training part never shows.
+part `eval`, whose names, occupations, homes, nouns and adjectives are combined in ways that the training part never shows.{third}
 
 ## Loss
 

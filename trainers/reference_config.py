@@ -52,9 +52,11 @@ class ReferenceConfig:
     repeat_weight: float = _of(
         6.0, "What rare tokens that were said before count in the loss, until --short-steps; then it falls to 1."
     )
-    look_weight: float = _of(0.2, "What it counts in the loss where heads look: back, and at a next word that was said before.")
+    look_weight: float = _of(
+        0.2, "Weight of where heads look: so many tokens back, and where a rare next word stood; 0: left to them."
+    )
     chronicles: int = _of(
-        0, "Of so many documents at the beginning every third one is a chronicle, which asks most often who has what."
+        0, "Of so many documents at the beginning every third one is a chronicle, which tells most of who has what and where."
     )
     lr: float = _of(3e-3, "Learning rate of Muon and AdamW at its highest; embeddings of tokens have three times this.")
     warmup: int = _of(100, "Steps over which the learning rate rises.")

@@ -133,6 +133,7 @@ def begin(model: Any, seed: int, counts: Int[Tensor, " V"]) -> None:
 
 
 def _tokens(part: Parts, counts: Int[Tensor, " V"], generator: torch.Generator) -> Float[Tensor, "V d"]:
+    """Return embeddings w·r + √(1 − w²)·u, all of the same root mean square over the token's columns."""
     share = (counts + 1) / (counts + 1).sum()
     weight = ((-share.log() - _USUAL) / (_RARE - _USUAL)).clamp(0, 1)[:, None]
     own, usual = (
@@ -143,7 +144,11 @@ def _tokens(part: Parts, counts: Int[Tensor, " V"], generator: torch.Generator) 
 
 
 def _back(part: Parts, by: int, k: int, gain: float) -> tuple[Float[Tensor, "d k"], Float[Tensor, "d k"]]:
-    """Return queries and keys whose scores are largest so many tokens back."""
+    """Return queries and keys whose scores are largest ``by`` tokens back.
+
+    Position t is r·(sin θ_i t, cos θ_i t) on each circle i. Queries turn it back by θ_i·by, so that a score is gain² · 24 ·
+    Σ_i cos θ_i (t − by − s), before it is divided by √k and but for the layer norm; of the circles as many as k holds.
+    """
     p = min(part.position.shape[1], k // 2 * 2)
     turn = torch.zeros(part.position.shape[1], p)
     for i, angle in enumerate(angles(part.position.shape[1])[: p // 2].tolist()):
@@ -156,6 +161,10 @@ def _back(part: Parts, by: int, k: int, gain: float) -> tuple[Float[Tensor, "d k
 def _same_words(
     part: Parts, code: Float[Tensor, "d c"], k: int, generator: torch.Generator
 ) -> tuple[Float[Tensor, "d k"], Float[Tensor, "d k"]]:
+    """Return queries and keys whose scores are 2·√k/c · Σ_j w_j·⟨code(t − j), code(s − 1 − j)⟩ and chance, but for a layer norm.
+
+    A random matrix for each j keeps apart what stands at different distances.
+    """
     here = [code, *part.before[:-1]]
     query, key = torch.zeros(len(code), k), torch.zeros(len(code), k)
     for weight, now, then in zip(_WORDS, here, part.before, strict=False):
@@ -167,11 +176,13 @@ def _same_words(
 
 
 def _alike(part: Parts, k: int, generator: torch.Generator) -> tuple[Float[Tensor, "d k"], Float[Tensor, "d k"]]:
+    """Return queries and keys that are the same: a token looks for tokens like itself."""
     looks = _LIKE * _in(part.token, k, generator)
     return looks, looks
 
 
 def _in(columns: Float[Tensor, "d t"], k: int, generator: torch.Generator) -> Float[Tensor, "d k"]:
+    """Return what reads these columns of the stream into a head, turned at random."""
     return columns @ _columns(columns.shape[1], k, generator)
 
 
@@ -182,4 +193,5 @@ def _columns(n: int, k: int, generator: torch.Generator) -> Float[Tensor, "n k"]
 
 
 def _padded(columns: Float[Tensor, "d n"], k: int) -> Float[Tensor, "d k"]:
+    """Return the columns with zeros behind them; the first k of them if a head is narrower than they are."""
     return torch.nn.functional.pad(columns, (0, k - columns.shape[1]))

@@ -65,6 +65,7 @@ class Looks:
         return _BACK_WEIGHT * back + (torch.stack(pointed).mean() if pointed else 0.0)
 
     def _back(self, out: Float[Tensor, "B L D3"], generator: torch.Generator) -> Float[Tensor, ""]:
+        """Return the mean of −ln a(t, t − j) over contexts, heads j and random positions t; ``out``: queries, keys, values."""
         n, length, _ = out.shape
         first = min(BACK, length - 1)
         at = torch.randint(first, length, (n, _PLACES), generator=generator).to(out.device)
@@ -76,6 +77,7 @@ class Looks:
         return nn.functional.cross_entropy(scores.flatten(0, 2), (at[:, None] - by[:, None]).flatten())
 
     def _pointed(self, out: Float[Tensor, "B L D3"], tokens: Tensor, answers: Tensor) -> Float[Tensor, ""]:
+        """Return a block's mean of −ln of the attention on the answer over its pointing heads and the answers; 0 without any."""
         length = out.shape[1]
         heads = min(_POINTERS, self._heads)
         document = (tokens == END_ID).cumsum(1)

@@ -27,7 +27,8 @@ from saebench.errors import IncompleteError, InputError
 from saebench.lm.model import load_model
 from saebench.progress import SilentProgress
 from saebench.trainers import reference_lm
-from saebench.trainers.reference_config import ReferenceConfig, command
+from saebench.trainers.reference_card import write_card
+from saebench.trainers.reference_config import ReferenceConfig, command, settings
 from saebench.trainers.reference_lm import ReferenceTrainer, train_reference
 from saebench.trainers.reference_optim import Muon, learning_rate, orthogonal
 from saebench.trainers.reference_text import END, END_ID, TextStream, held_out, save_tokenizer, train_tokenizer
@@ -175,6 +176,36 @@ def test_card_tells_how_the_model_was_made(finished):
                  "python -m saebench.trainers.reference_lm --out FOLDER --steps 24", "| d_model | 32 |"):  # fmt: skip
         assert part in card
     assert "--vocab-size 400" in command(tiny(finished)) and "--device" not in command(tiny(finished))
+
+
+def test_card_tells_of_chronicles_where_some_were_asked_for(tmp_path):
+    row = {"step": 1, "tokens": 2, "seconds": 1.0} | {
+        f"{what}_{part}": 1.0 for what in ("ce", "bound") for part in ("train", "eval")
+    }
+    for chronicles in (0, 30):
+        write_card(
+            tmp_path, parameters=1, settings=settings(tiny(tmp_path, chronicles=chronicles)), command="", rows=[row], why="",
+            stored={"train": 1.0, "eval": 1.0}, device="cpu",
+        )  # fmt: skip
+        told = "every third of the first 30 documents was written as a chronicle" in (tmp_path / "README.md").read_text()
+        assert told == bool(chronicles)
+
+
+def test_where_heads_look_is_learned_with_the_weight_that_is_asked_for(tmp_path, tokenizer):
+    learned = []
+    for weight in (0.0, 1e-30, 0.2):
+        trainer = ReferenceTrainer(tiny(tmp_path, look_weight=weight), tokenizer)
+        trainer._one_step(SilentProgress())
+        learned.append(trainer.model.transformer.h[1].attn.c_attn.weight.detach())
+    assert torch.allclose(learned[0], learned[1], atol=1e-5) and (learned[0] - learned[2]).abs().max() > 1e-3
+
+
+def test_training_reads_as_many_chronicles_as_are_asked_for_and_held_out_text_has_none(tmp_path, tokenizer):
+    plain, more = (ReferenceTrainer(tiny(tmp_path, chronicles=n), tokenizer) for n in (0, 64))
+    stream = TextStream(tokenizer, seed=0, part="train", context_length=32, chronicles=64)
+    read = more._lessons.lesson(0).tokens
+    assert torch.equal(read, stream.batch(8)) and not torch.equal(read, plain._lessons.lesson(0).tokens)
+    assert all(torch.equal(plain._held_out[part].tokens, more._held_out[part].tokens) for part in ("train", "eval"))
 
 
 def test_resume_ends_in_the_same_bytes(finished, tmp_path, monkeypatch):

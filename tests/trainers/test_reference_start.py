@@ -112,16 +112,16 @@ def test_small_models_begin_too(d, heads, layers):
     assert looks.loss(tokens, said_before(tokens), torch.Generator().manual_seed(0)).isfinite()
 
 
-@pytest.mark.parametrize("n_heads", [2, 8])
-def test_the_loss_of_looking_by_plain_loops(n_heads):
-    model = begun(n_heads=n_heads)
+@pytest.mark.parametrize(("n_heads", "n_layers", "pointing"), [(2, 3, [2]), (8, 5, [2, 3])])
+def test_the_loss_of_looking_by_plain_loops(n_heads, n_layers, pointing):
+    model = begun(n_heads=n_heads, n_layers=n_layers)
     generator = torch.Generator().manual_seed(2)
     tokens = torch.randint(0, 12, (3, 41), generator=generator)
     answers = said_before(tokens) & (tokens % 3 > 0)
-    looks = Looks(model)
+    scored = Looks(model)
     model(tokens[:, :-1])
-    found = looks.loss(tokens, answers, torch.Generator().manual_seed(3))
-    first, later = attended(model, 0, tokens[:, :-1]), attended(model, 2, tokens[:, :-1])
+    found = scored.loss(tokens, answers, torch.Generator().manual_seed(3))
+    first, later = attended(model, 0, tokens[:, :-1]), [attended(model, block, tokens[:, :-1]) for block in pointing]
     at = torch.randint(4, 40, (3, 48), generator=torch.Generator().manual_seed(3))
     heads = range(min(4, n_heads))
     back = [-first[b, h, t, t - h - 1].log() for b in range(3) for h in heads for t in at[b].tolist()]
@@ -129,7 +129,7 @@ def test_the_loss_of_looking_by_plain_loops(n_heads):
     for b, t in (answers[:, 1:]).nonzero().tolist():
         start = max(i for i in range(t + 2) if i == 0 or tokens[b, i] == END_ID)
         here = [s for s in range(start, t + 1) if tokens[b, s] == tokens[b, t + 1]]
-        pointed += [-later[b, h, t, here].sum().log() for h in range(min(6, n_heads))]
+        pointed += [-looks[b, h, t, here].sum().log() for looks in later for h in range(min(6, n_heads))]
     assert len(pointed) > 30
     expected = 0.5 * torch.stack(back).mean() + torch.stack(pointed).mean()
     assert torch.allclose(found, expected, rtol=1e-4)
