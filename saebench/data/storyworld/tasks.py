@@ -226,10 +226,7 @@ def cbt(seed: int, n: int, part: Part = "eval", kinds: tuple[str, ...] = ASKED) 
 
 
 def _introduced(w: World, kind: str) -> _Introduced | None:
-    """Return a question about one of those who were just introduced, unless its answer could be another's as well.
-
-    A thing's look is compared as a whole: the red one is asked for although another is long and red.
-    """
+    """Return a question about one of those who were just introduced, unless its answer could be another's as well."""
     people, things = w.people, [o for o in w.things if not o.animal]
     one = w.below(_CANDIDATES)
     if not len(people) == len(things) == len(w.sentences) == _CANDIDATES:
@@ -253,7 +250,8 @@ def _introduced(w: World, kind: str) -> _Introduced | None:
             told = [thing.lemma for thing in things]
             rule, target, slots = "q_look", (*o.full[:-2], *_BLANK, o.full[-1]), {}
         case _:
-            words, told = [thing.lemma for thing in things], [" ".join((x.size, x.colour, x.material)) for x in things]
+            looks = [{thing.size, thing.colour, thing.material} for thing in things]
+            words, told = [thing.lemma for thing in things], [looks[one] - {""} <= look for look in looks]
             rule, target, slots = "q_thing", (*o.full[:-1], *_BLANK), {}
             if len(o.full) == 1:
                 return None
