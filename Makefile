@@ -90,6 +90,8 @@ bench: $(STAMP) $(PEERS)/.installed ## measure speed and memory against the peer
 	$(BIN)/python benchmarks/storyworld.py --json benchmarks/figures/storyworld.json
 	$(BIN)/python benchmarks/probes.py --json benchmarks/figures/probes.json
 	$(BIN)/python benchmarks/n2g.py --shared $(SHARED) --json benchmarks/figures/n2g.json
+	$(BIN)/python benchmarks/ablation.py --shared $(SHARED) --json benchmarks/figures/ablation.json
+	$(BIN)/python -m benchmarks.behaviour --shared $(SHARED) --json benchmarks/figures/behaviour.json
 	$(BIN)/python benchmarks/sae_probes.py --peers $(PEERS)/bin/python --json benchmarks/figures/sae_probes.json
 	for what in quality dead memory speed pipeline; do \
 		$(BIN)/python benchmarks/train.py $$what --peers $(PEERS)/bin/python --shared $(SHARED) || exit 1; done

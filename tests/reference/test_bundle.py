@@ -227,8 +227,8 @@ def test_runs_of_other_settings_are_refused(own: Path, tiny: Path):
     with pytest.raises(InputError, match=r"was trained with other settings than .*\.yaml has now: d_sae 48, not 47; remove it"):
         make(values | {"d_sae": 47})
     file = own / "configs/saes.yaml"
-    assert "l1: 1.0e-4" in file.read_text()  # what differs between the SAEs of a file stands in the names of their folders
-    file.write_text(file.read_text().replace("l1: 1.0e-4", "l1: 2.0e-4"))
+    assert "l1: 3.2e-4" in file.read_text()  # what differs between the SAEs of a file stands in the names of their folders
+    file.write_text(file.read_text().replace("l1: 3.2e-4", "l1: 2.0e-4"))
     with pytest.raises(InputError, match=r"work/saes holds some of its SAEs and no checkpoint: .*saes\.yaml was changed since"):
         make(values)
     assert reference.sae_names() == NAMES

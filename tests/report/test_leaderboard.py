@@ -237,8 +237,9 @@ def test_the_undertrained_sae_ranks_last_and_the_short_context_shows():
     by_name = {r.sae.name: r for r in records if any(s.name == "context_degradation" for s in r.scores)}
     short = by_name["topk-layer3-context64"].score("context_degradation")
     assert short.value is not None and short.stderr is not None and short.value - 1 > 1.96 * short.stderr
-    assert rise(by_name["topk-layer3"]) < 1.2  # flat where the SAE was trained on whole contexts
-    assert rise(by_name["topk-layer3-context64"]) > 2
+    whole, cut = by_name["topk-layer3"], by_name["topk-layer3-context64"]  # flat where the SAE was trained on whole contexts
+    assert rise(whole, "kl_by_position") < 1.1 and rise(cut, "kl_by_position") > 2
+    assert rise(whole) < 1.3 and rise(cut) > 3  # the model itself leans on what is far back, so nothing is quite flat
 
 
 def test_scores_order_the_saes_of_one_site_as_the_truth_does():
@@ -252,26 +253,35 @@ def test_scores_order_the_saes_of_one_site_as_the_truth_does():
         assert one.spearman_low is not None and one.spearman_low > 0, one
 
 
-NOT_YET = pytest.mark.xfail(
-    raises=AssertionError, strict=True, reason="the model that ships knows which words a passage has, not yet which go together"
-)
-
-
-@pytest.mark.parametrize("task", ["storyworld_lambada", pytest.param("storyworld_cbt", marks=NOT_YET)])
+@pytest.mark.parametrize("task", ["storyworld_lambada", "storyworld_cbt"])
 def test_the_model_reads_and_what_the_splice_takes_follows_explained_variance(task: str):
+    """Of SAEs of one site and recipe none with less explained variance takes less, beyond chance."""
     records = [r for r in committed() if r.sae.path.startswith("reference:")]
     variance = {r.sae.name: r.score("explained_variance").value for r in records if r.task.name == "storyworld_core"}
     found = [r for r in records if r.task.name == task]
     for r in found:
         for baseline in ("acc_last_sentence", "acc_5gram"):
             assert leads(r.score("acc_clean"), r.score(baseline)), (r.sae.name, baseline)
-    (worst,) = [r for r in found if r.sae.name == "topk-layer3-undertrained"]
-    (good,) = [r for r in found if r.sae.name == "topk-layer3"]
-    assert leads(good.score("acc_delta"), worst.score("acc_delta"))
     for a, b in itertools.permutations(found, 2):
-        if a.sae.site == b.sae.site and leads(a.score("acc_delta"), b.score("acc_delta")):
+        alike = (a.sae.site, a.sae.architecture) == (b.sae.site, b.sae.architecture)
+        if alike and leads(a.score("acc_delta"), b.score("acc_delta")):
             more, less = variance[a.sae.name], variance[b.sae.name]
             assert more is not None and less is not None and more > less, (a.sae.name, b.sae.name)
+
+
+@pytest.mark.parametrize(
+    ("task", "better", "worse"),
+    [
+        ("storyworld_lambada", "topk-layer3", "topk-layer3-undertrained"),
+        ("storyworld_lambada", "topk-layer3", "relu-l1-layer3"),
+        ("storyworld_lambada", "topk-layer5", "relu-l1-layer5"),
+        ("storyworld_cbt", "topk-layer3", "relu-l1-layer3"),
+        ("storyworld_cbt", "topk-layer5", "relu-l1-layer5"),
+    ],
+)
+def test_a_splice_that_explains_less_takes_more(task: str, better: str, worse: str):
+    found = {r.sae.name: r.score("acc_delta") for r in committed() if r.task.name == task}
+    assert leads(found[better], found[worse])
 
 
 def leads(one: Score, other: Score) -> bool:
@@ -280,9 +290,9 @@ def leads(one: Score, other: Score) -> bool:
     return one.value - other.value > 1.96 * math.hypot(one.stderr, other.stderr)
 
 
-def rise(record) -> float:
-    """Mean delta_ce from position 64 on over that before it."""
-    (one,) = [s for s in record.series if s.name == "delta_ce_by_position"]
+def rise(record, series: str = "delta_ce_by_position") -> float:
+    """Mean of a series from position 64 on over that before it."""
+    (one,) = [s for s in record.series if s.name == series]
     halves: list[list[tuple[float, int]]] = [[], []]
     for x, value, n in zip(one.x, one.value, one.n, strict=True):
         if value is not None:
