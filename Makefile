@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
 
-.PHONY: help venv demo demo-offline test test-peers fuzz check reference-saes results docs pictures bench clean
+.PHONY: help venv demo demo-offline test test-slow test-peers fuzz check reference-saes results docs pictures bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -38,7 +38,7 @@ demo-offline: $(STAMP) ## the run of `make demo` with the network forbidden, say
 	rm -rf build/demo
 	$(BIN)/python -m tests.offline $(DEMO)
 
-test: $(STAMP) ## run the whole test suite
+test: $(STAMP) ## run the test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
 
 PEERS := .venv-peers
@@ -54,6 +54,9 @@ $(PEERS)/.installed: constraints.txt benchmarks/peers/requirements.txt
 test-peers: $(STAMP) $(PEERS)/.installed ## compare with the real libraries, and run the suite where they are: transformer-lens 3.9
 	SAEBENCH_PEERS_PYTHON=$(PEERS)/bin/python $(BIN)/python -m pytest -m peers $(PYTEST_ARGS)
 	SPARSIFY_DISABLE_TRITON=1 OMP_NUM_THREADS=1 $(PEERS)/bin/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
+
+test-slow: $(STAMP) ## run the tests that `make test` leaves out because they take long
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m slow $(PYTEST_ARGS)
 
 fuzz: $(STAMP) ## damage files of every SAE format at random for a minute (SAEBENCH_FUZZ_SECONDS, SAEBENCH_FUZZ_SEED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m fuzz -s tests/sae/test_fuzz.py $(PYTEST_ARGS)

@@ -9,12 +9,13 @@ import pytest
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what damages files at random, unless it is asked for."""
-    if "fuzz" in config.option.markexpr:
-        return
-    for item in items:
-        if item.get_closest_marker("fuzz"):
-            item.add_marker(pytest.mark.skip(reason="takes a minute: make fuzz, or -m fuzz"))
+    """Leave out what takes long, unless it is asked for: files damaged at random, and what other tests stand for."""
+    reasons = {"fuzz": "takes a minute: make fuzz, or -m fuzz", "slow": "make test-slow, or -m slow"}
+    for marker, reason in reasons.items():
+        if marker not in config.option.markexpr:
+            for item in items:
+                if item.get_closest_marker(marker):
+                    item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session")

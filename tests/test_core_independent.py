@@ -39,7 +39,7 @@ def tokens_file(shared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return path
 
 
-@pytest.mark.parametrize("splice_bos", [False, True])
+@pytest.mark.parametrize("splice_bos", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_every_score_and_position_agrees_to_1e_4(shared_dir: Path, tokens_file: Path, tmp_path: Path, splice_bos: bool) -> None:
     folder = shared_dir / "models/stories260K"
     paths = [str(shared_dir / "saes/stories260K" / name) for name in SAES]

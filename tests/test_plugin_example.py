@@ -123,7 +123,6 @@ def test_its_own_tests_pass(installed: Installed):
     assert " passed" in installed.python("-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tests), str(tests))
 
 
-@pytest.mark.slow
 def test_its_metric_study_and_recipe_work_in_real_runs(installed: Installed):
     here = installed.folder
     build("llama", str(here / "model"))

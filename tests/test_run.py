@@ -139,7 +139,7 @@ def test_an_interrupted_run_completes_to_the_same_bytes(world: Path, tmp_path: P
     assert json.dumps(scores(tmp_path / "parts")) == json.dumps(scores(tmp_path / "whole"))
 
 
-@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("stop", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_killed_at_any_moment_only_whole_records_remain(world: Path, tmp_path: Path, stop: signal.Signals) -> None:
     assert main(words(world, tmp_path / "whole")) == 0
     out = tmp_path / "killed"

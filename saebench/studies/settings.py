@@ -46,7 +46,7 @@ def with_all_latents(task: TaskSpec) -> StudyTask | None:
     if not isinstance(task, StudyTask):
         return None
     changes = study_of(task)[0].Settings.without_sample
-    return task.model_copy(update={"settings": task.settings | changes}) if changes else None
+    return task.model_copy(update={"settings": task.settings | dict(changes)}) if changes else None
 
 
 def corpus_of(task: TaskSpec) -> TaskCorpus | None:

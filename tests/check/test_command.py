@@ -38,7 +38,6 @@ def test_what_ships_passes(name: str):
     assert {row.check for row in report.of("skipped")} - {"thresholds"} == {n for n, one in CHECKS.items() if "acts" in one.needs}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", sae_names())
 def test_what_ships_passes_on_the_model_that_ships(name: str):
     report = check_sae(f"reference:{name}", model="reference", contexts=4, device="cpu")
@@ -46,7 +45,6 @@ def test_what_ships_passes_on_the_model_that_ships(name: str):
     assert report.acts == "reference over storyworld"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", SHARED)
 def test_what_three_libraries_wrote_passes(name: str, shared_dir: Path):
     if not (shared_dir / "saes").is_dir():

@@ -101,7 +101,13 @@ PLANTED: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "settings"), PLANTED)
+ONE_OF_EACH = [
+    pytest.param(name, settings, marks=pytest.mark.slow if name in {other for other, _ in PLANTED[:i]} else ())
+    for i, (name, settings) in enumerate(PLANTED)
+]
+
+
+@pytest.mark.parametrize(("name", "settings"), ONE_OF_EACH)
 def test_planted_atoms_are_recovered(name: str, settings: dict[str, Any], record_property: Any) -> None:
     before = mean_max_cosine(trained(name, 0, **_WIDE, **settings)[0])
     after = mean_max_cosine(trained(name, 600, **_WIDE, **settings)[0])

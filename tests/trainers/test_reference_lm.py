@@ -140,7 +140,7 @@ def test_loss_falls_and_the_curve_has_the_bound_beside_it(finished):
     rows = curve(finished)
     assert [row["step"] for row in rows] == [0, 6, 12, 18, 24]
     assert [row["tokens"] for row in rows] == [step * 8 * 32 for step in (0, 6, 12, 18, 24)]
-    assert abs(rows[0]["ce_train"] - math.log(400)) < 0.1  # untrained: uniform
+    assert abs(rows[0]["ce_train"] - math.log(400)) < 0.3  # before training not far from uniform: heads copy, and rarely right
     assert rows[-1]["ce_train"] < rows[0]["ce_train"] - 0.5 and rows[-1]["ce_eval"] < rows[0]["ce_eval"] - 0.5
     assert rows[-1]["loss"] < rows[1]["loss"]
     for row in rows:

@@ -98,7 +98,7 @@ def test_power_of_compute_in_the_papers_units() -> None:
     assert found["a"] * whole ** found["b"] == pytest.approx(0.056, rel=1e-4)
 
 
-@pytest.mark.parametrize("repeats", [2, 4])
+@pytest.mark.parametrize("repeats", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_noise_is_covered_by_the_intervals(repeats: int) -> None:
     truth = {"l0": 0.09, "a": 3.0, "b": -0.4}
     seen = {"bootstrap": 0, "jacobian": 0}

@@ -255,7 +255,7 @@ def _introduced(w: World, kind: str) -> _Introduced | None:
             rule, target, slots = "q_thing", (*o.full[:-1], *_BLANK), {}
             if len(o.full) == 1:
                 return None
-    if len(set(words)) < _CANDIDATES or "" in words or told.count(told[one]) > 1:
+    if len(set(words)) < _CANDIDATES or "" in words or sum(each == told[one] for each in told) > 1:
         return None
     return _Introduced(words, one, rule, target, slots)
 

@@ -27,7 +27,7 @@ def draw(sources: Sequence[Source]) -> Drawable:
 
 
 def _paint(figure: Figure, run: Together, pairs: Sequence[Pair]) -> None:
-    first, later = (sorted({pair[which] for pair in pairs}) for which in (0, 1))
+    first, later = sorted({pair.own for pair in pairs}), sorted({pair.other for pair in pairs})
     names = sae_names(run.sources)
     sized(figure, names, panels=len(_METRICS), rows=len(later), columns=len(first))
     title(figure, f"{title_of(run.record)}: (spliced − clean) / clean, ± 1 s.e.")

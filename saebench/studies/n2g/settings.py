@@ -33,9 +33,10 @@ class PatternSettings(StudySettings):
     @classmethod
     def _which(cls, value: Any) -> Any:
         """Say in one line what a union of three kinds would say in three."""
-        some = value if isinstance(value, (list, tuple)) else [value]
+        listed = isinstance(value, (list, tuple))
+        some: list[Any] = list(value) if listed else [value]
         whole = all(isinstance(one, int) and not isinstance(one, bool) for one in some)
-        if value != "all" and not (whole and (some is value or value > 0)):
+        if value != "all" and not (whole and (listed or some[0] > 0)):
             raise ValueError("say how many latents (1 or more), all, or a list of their indices")
         return value
 

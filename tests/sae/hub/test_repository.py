@@ -270,7 +270,6 @@ def test_names_that_would_leave_the_cache_are_not_taken_from_a_hub(hub: FakeHub)
     assert hub.fetched() == []
 
 
-@pytest.mark.slow
 def test_the_environment_of_the_hubs_client_is_heeded(tmp_path: Path) -> None:
     """In a process of its own: HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE are read when the client is imported."""
     sparsify_repo(tmp_path / "repo")
