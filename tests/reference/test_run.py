@@ -170,7 +170,7 @@ def test_what_ships_needs_no_network(tmp_path: Path):
         pytest.skip("no SAE is bundled yet; see docs/reference.md")
     if reference.SUITE not in all_suites():
         pytest.skip(f"there is no suite {reference.SUITE} yet")
-    for part in ("--task storyworld_core --limit 2 --out a", "--sae reference:topk-layer3 --suite storyworld --limit 6 --out b"):
+    for part in ("--task storyworld_core --limit 2 --out a", "--sae reference:topk-layer3 --suite storyworld --limit 16 --out b"):
         words = [sys.executable, "-m", "saebench", "run", *part.split()]
         done, attempts, how = offline.run(words, cwd=tmp_path, capture_output=True, text=True)
         assert (done.returncode, attempts) == (0, []), f"forbidden by {how}: {done.stderr}"
