@@ -237,9 +237,15 @@ def test_the_undertrained_sae_ranks_last_and_the_short_context_shows():
     by_name = {r.sae.name: r for r in records if any(s.name == "context_degradation" for s in r.scores)}
     short = by_name["topk-layer3-context64"].score("context_degradation")
     assert short.value is not None and short.stderr is not None and short.value - 1 > 1.96 * short.stderr
-    whole, cut = by_name["topk-layer3"], by_name["topk-layer3-context64"]  # flat where the SAE was trained on whole contexts
-    assert rise(whole, "kl_by_position") < 1.1 and rise(cut, "kl_by_position") > 2
-    assert rise(whole) < 1.3 and rise(cut) > 3  # the model itself leans on what is far back, so nothing is quite flat
+    whole, cut = by_name["topk-layer3"], by_name["topk-layer3-context64"]
+    assert rise(whole, "kl_by_position") < 1.1 and rise(cut, "kl_by_position") > 2  # flat where it was trained on whole contexts
+    assert rise(cut) > 2.5 * rise(whole)
+
+
+@pytest.mark.xfail(raises=AssertionError, strict=True, reason="1.205: the model leans more on what is far back, and so does ΔCE")
+def test_delta_ce_is_flat_where_the_sae_was_trained_on_whole_contexts():
+    (record,) = [r for r in committed() if (r.sae.name, r.task.name) == ("topk-layer3", "storyworld_core")]
+    assert rise(record) < 1.2
 
 
 def test_scores_order_the_saes_of_one_site_as_the_truth_does():
@@ -253,26 +259,37 @@ def test_scores_order_the_saes_of_one_site_as_the_truth_does():
         assert one.spearman_low is not None and one.spearman_low > 0, one
 
 
-@pytest.mark.parametrize("task", ["storyworld_lambada", "storyworld_cbt"])
-def test_the_model_reads_and_what_the_splice_takes_follows_explained_variance(task: str):
-    """Of SAEs of one site and recipe none with less explained variance takes less, beyond chance."""
-    records = [r for r in committed() if r.sae.path.startswith("reference:")]
-    variance = {r.sae.name: r.score("explained_variance").value for r in records if r.task.name == "storyworld_core"}
-    found = [r for r in records if r.task.name == task]
-    for r in found:
+BOTH = pytest.mark.parametrize("task", ["storyworld_lambada", "storyworld_cbt"])
+
+
+@BOTH
+def test_the_model_reads(task: str):
+    for r in (r for r in committed() if r.task.name == task):
         for baseline in ("acc_last_sentence", "acc_5gram"):
             assert leads(r.score("acc_clean"), r.score(baseline)), (r.sae.name, baseline)
-    for a, b in itertools.permutations(found, 2):
-        alike = (a.sae.site, a.sae.architecture) == (b.sae.site, b.sae.architecture)
-        if alike and leads(a.score("acc_delta"), b.score("acc_delta")):
-            more, less = variance[a.sae.name], variance[b.sae.name]
-            assert more is not None and less is not None and more > less, (a.sae.name, b.sae.name)
+
+
+@BOTH
+def test_what_the_splice_takes_follows_explained_variance_among_saes_of_one_site_and_recipe(task: str):
+    assert not out_of_order(task, same_recipe=True)
+
+
+@pytest.mark.xfail(raises=AssertionError, strict=True, reason="L1 costs more than its explained variance says: docs/reference.md")
+@BOTH
+def test_what_the_splice_takes_follows_explained_variance_among_all_saes_of_one_site(task: str):
+    assert not out_of_order(task, same_recipe=False)
+
+
+NOT_IN_CBT = pytest.mark.xfail(
+    raises=AssertionError, strict=True, reason="10.6 and 12.6 points, s.e. 1.8 and 2.2: random directions copy words too"
+)
 
 
 @pytest.mark.parametrize(
     ("task", "better", "worse"),
     [
         ("storyworld_lambada", "topk-layer3", "topk-layer3-undertrained"),
+        pytest.param("storyworld_cbt", "topk-layer3", "topk-layer3-undertrained", marks=NOT_IN_CBT),
         ("storyworld_lambada", "topk-layer3", "relu-l1-layer3"),
         ("storyworld_lambada", "topk-layer5", "relu-l1-layer5"),
         ("storyworld_cbt", "topk-layer3", "relu-l1-layer3"),
@@ -282,6 +299,18 @@ def test_the_model_reads_and_what_the_splice_takes_follows_explained_variance(ta
 def test_a_splice_that_explains_less_takes_more(task: str, better: str, worse: str):
     found = {r.sae.name: r.score("acc_delta") for r in committed() if r.task.name == task}
     assert leads(found[better], found[worse])
+
+
+def out_of_order(task: str, *, same_recipe: bool) -> list[tuple[str, str]]:
+    """SAEs of one site of which the first loses less accuracy than the second, beyond chance, and does not explain more."""
+    records = [r for r in committed() if r.sae.path.startswith("reference:")]
+    variance = {r.sae.name: r.score("explained_variance").value or 0.0 for r in records if r.task.name == "storyworld_core"}
+    return [
+        (a.sae.name, b.sae.name)
+        for a, b in itertools.permutations([r for r in records if r.task.name == task], 2)
+        if a.sae.site == b.sae.site and (not same_recipe or a.sae.architecture == b.sae.architecture)
+        if leads(a.score("acc_delta"), b.score("acc_delta")) and variance[a.sae.name] <= variance[b.sae.name]
+    ]
 
 
 def leads(one: Score, other: Score) -> bool:
