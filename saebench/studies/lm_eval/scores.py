@@ -192,7 +192,7 @@ def _aggregated(aggregate: Any, clean: list[Any], spliced: list[Any], seed: int)
 
 
 def _lnp(found: Sequence[Found], which: int) -> dict[str, Estimate]:
-    known = [one.lnp[:, ~np.isnan(one.lnp[0])] for one in found if one.lnp is not None]
+    known = [one.lnp[:, ~np.isnan(one.lnp).all(0)] for one in found if one.lnp is not None]
     delta = np.concatenate([lnp[which] - lnp[0] for lnp in known]) if known else np.empty(0)
     if not (n := len(delta)):
         why = "lm-eval's task asks for no likelihood of a right answer"
