@@ -107,7 +107,9 @@ def save_native(
         sae: What to write.
         folder: Made if absent.
         training: The config that made it, kept in ``config.json`` for people.
-        dtype: What the tensors are stored in; as they are if ``None``. Loading makes float32 of float16 and bfloat16.
+        dtype: What the matrices are stored in; as they are if ``None``. Biases and thresholds stay as they are: they weigh
+            little, and where the mean of the acts is large beside what varies, rounding ``b_dec`` would move scores. Loading
+            makes float32 of float16 and bfloat16.
 
     Raises:
         InputError: A weight does not fit ``dtype``.
@@ -124,7 +126,8 @@ def save_native(
         own["pursuit"] = dataclasses.asdict(own["pursuit"])
     data = {"saebench_format": _VERSION} | own | ({"training": training} if training else {})
     tensors: dict[str, torch.Tensor] = {
-        name: t.detach().to("cpu", dtype or t.dtype).contiguous().clone() for name, t in sae.weights.items()
+        name: t.detach().to("cpu", dtype if dtype and t.ndim > 1 else t.dtype).contiguous().clone()
+        for name, t in sae.weights.items()
     }
     for name, tensor in tensors.items():
         if not bool(tensor.isfinite().all()):
