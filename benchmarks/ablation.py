@@ -41,7 +41,7 @@ from saebench.stream import default_batch_size
 from saebench.studies.ablation import Ablation, AblationSettings
 from saebench.studies.ablation.measure import effects
 from saebench.studies.ablation.removed import Tokens, active_latents
-from saebench.studies.ablation.sample import Sampled, sample_tokens
+from saebench.studies.ablation.sample import FEWER, Sampled, in_parts, sample_tokens
 from saebench.studies.ablation.tables import Moved
 from saebench.studies.base import StudySetting
 from saebench.tasklist import TaskCorpus
@@ -80,13 +80,10 @@ def ours(port: Port, onward: Onward, sae: SAE, corpus: Corpus, sampled: Sampled)
     started = time.process_time()
     found: Found = {}
     moved, size = Moved(sae.config.d_sae), default_batch_size(LENGTH, port.model.device)
-    contexts = np.unique(sampled.context)
-    for start in range(0, len(contexts), size):
-        part = contexts[start : start + size]
-        numbers = np.flatnonzero(np.isin(sampled.context, part))
-        row = torch.from_numpy(np.searchsorted(part, sampled.context[numbers]))
-        position = torch.from_numpy(sampled.position[numbers])
-        clean = port.clean(corpus.tokens[part], final=False)
+    for part in in_parts(sampled, width=WIDTH, size=size // FEWER):
+        numbers = part.number
+        row, position = torch.from_numpy(part.row), torch.from_numpy(sampled.position[numbers])
+        clean = port.clean(corpus.tokens[part.context, : part.length], final=False)
         tokens = Tokens(
             numbers=numbers.tolist(),
             row=row,
@@ -211,8 +208,8 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, required=True)
     parser.add_argument("--d-sae", type=int, default=24_576)
     parser.add_argument("--k", type=int, default=32)
-    parser.add_argument("--contexts", type=int, default=64)
-    parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--contexts", type=int, default=128)
+    parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--peer-tokens", type=int, default=2)
     parser.add_argument("--memory-tokens", type=int, default=16)
     parser.add_argument("--batch", type=int, default=16)

@@ -113,12 +113,12 @@ class Onward:
         if not from_position:
             return Base(clean=clean, target=target, stream=None, past={})
         assert self._layer is not None
-        port, past = self.port, _Kept()
+        port, past = self.port, _Kept(self.port.model.n_layers - 1)
         if port.write.kind in _ADDED_LAST:
             stream = port.stack.advance(clean.tokens, clean.start, port.layer, self._layer) + (target - clean.target)
         else:
             stream = target
-        with _given(port.model.stack.base, past_key_values=past):
+        with contextlib.suppress(_AllKept), _given(port.model.stack.base, past_key_values=past):
             port.model.stack.suffix(clean.tokens, stream, self._layer)
         return Base(clean=clean, target=target, stream=stream, past=past.kept)
 
@@ -179,11 +179,16 @@ def _enters(port: Port) -> int | None:
     return layer if kind == "resid_pre" else None
 
 
-class _Kept(DynamicCache):
-    """Keeps the keys and values of every block that runs."""
+class _AllKept(Exception):
+    """Raised in the last block: nobody asks what it makes of its keys and values."""
 
-    def __init__(self) -> None:
+
+class _Kept(DynamicCache):
+    """Keeps the keys and values of every block that runs, and ends the forward when it has those of block ``last``."""
+
+    def __init__(self, last: int) -> None:
         super().__init__()
+        self._last = last
         self.kept: KeysValues = {}
 
     def update(
@@ -191,6 +196,8 @@ class _Kept(DynamicCache):
     ) -> tuple[Tensor, Tensor]:
         """Keep them."""
         self.kept[layer_idx] = key_states, value_states
+        if layer_idx == self._last:
+            raise _AllKept
         return key_states, value_states
 
 

@@ -5,12 +5,14 @@ Letters: ``N`` tokens, ``S`` d_sae, ``K`` active latents.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 
 from saebench.sae.latents import Latents
 
-_GROUP = 64
+_GROUP = 8
+_NUMPY_TOO = (torch.float32, torch.float64)
 
 
 def relu(pre: Float[torch.Tensor, "N S"]) -> Latents:
@@ -68,17 +70,29 @@ def groupmax(pre: Float[torch.Tensor, "N S"], k: int) -> Latents:
 
 
 def top_entries(pre: Float[torch.Tensor, "N S"], k: int) -> tuple[Float[torch.Tensor, "N K"], Int[torch.Tensor, "N K"]]:
-    """Return the ``k`` largest entries of each row, exactly.
+    """Return the ``k`` largest entries of each row, exactly, in any order.
 
-    On wide rows on the CPU the row is cut into groups first: the k groups with the largest maxima hold the k largest entries,
-    so only they are sorted.
+    On the CPU wide rows are cut into groups first: the k groups with the largest maxima hold the k largest entries, so only
+    their entries are looked at; and numpy's selection is several times as fast as torch's.
     """
     n, s = pre.shape
-    groups = s // _GROUP
-    if pre.device.type != "cpu" or s % _GROUP or groups < 4 * k:
+    if pre.device.type != "cpu" or pre.dtype not in _NUMPY_TOO:
         return pre.topk(k, dim=1, sorted=False)
-    blocks = pre.view(n, groups, _GROUP)
-    best = blocks.amax(2).topk(k, dim=1, sorted=False).indices
-    candidates = blocks.gather(1, best[..., None].expand(n, k, _GROUP)).view(n, k * _GROUP)
-    values, inner = candidates.topk(k, dim=1, sorted=False)
-    return values, best.gather(1, inner // _GROUP) * _GROUP + inner % _GROUP
+    groups = s // _GROUP
+    if s % _GROUP or groups < 2 * k:
+        indices = _largest(pre, k)
+        return pre.gather(1, indices), indices
+    # member j of group i is entry j · groups + i, so that the maxima are those of whole rows of numbers
+    blocks = pre.detach().view(n, _GROUP, groups)
+    best = _largest(blocks.amax(1), k)
+    inner = _largest(blocks.gather(2, best[:, None].expand(n, _GROUP, k)).view(n, _GROUP * k), k)
+    indices = best.gather(1, inner % k) + inner // k * groups
+    return pre.gather(1, indices), indices
+
+
+def _largest(x: Float[torch.Tensor, "N S"], k: int) -> Int[torch.Tensor, "N K"]:
+    """Return where the ``k`` largest entries of each row are; NaN counts as larger than all."""
+    before = x.shape[1] - k
+    if before <= 0:
+        return torch.arange(x.shape[1]).expand(len(x), -1)
+    return torch.from_numpy(np.argpartition(x.detach().numpy(), before, axis=1)[:, before:].copy())

@@ -38,14 +38,31 @@ def test_latents_by_hand() -> None:
     assert latents.to_dense().tolist() == [[0.0, 2.0, 0.0], [0.0, 0.0, 0.0], [-1.0, 0.0, 3.0]]
 
 
-@pytest.mark.parametrize("s", [640, 24576, 700])
-def test_grouped_top_k_is_exact(s: int) -> None:
-    pre = torch.randn(9, s, generator=torch.Generator().manual_seed(2))
-    pre[0, :50] += 9  # all winners in one group
-    values, indices = activations.top_entries(pre, 32 if s > 10000 else 2)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(("s", "k"), [(640, 2), (24576, 32), (700, 2), (64, 7), (64, 64), (8, 3)])
+def test_top_k_is_exact_in_groups_and_without(s: int, k: int, dtype: torch.dtype) -> None:
+    pre = torch.stack([torch.randperm(s, generator=torch.Generator().manual_seed(row)) for row in range(9)]).to(dtype)
+    pre[0, :50] += 2 * s  # neighbours win
+    pre[1, 3 :: max(1, s // 8)] += 2 * s  # all of one group win
+    if dtype == torch.bfloat16:
+        pre = pre[:, :256]  # whole numbers that it holds exactly
+    values, indices = activations.top_entries(pre, min(k, pre.shape[1]))
     expected = pre.topk(values.shape[1], dim=1)
+    assert values.dtype == dtype
+    if dtype == torch.bfloat16:  # large ones are rounded, and then alike
+        assert torch.equal(values.sort(1, descending=True).values, expected.values)
+        assert torch.equal(pre.gather(1, indices), values)
+        return
     assert torch.equal(values.sort(1, descending=True).values, expected.values)
     assert torch.equal(indices.sort(1).values, expected.indices.sort(1).values)
+
+
+def test_top_k_of_what_is_not_finite_takes_it_first() -> None:
+    pre = torch.zeros(2, 640)
+    pre[0, 77], pre[1, 600] = torch.nan, torch.inf
+    values, indices = activations.top_entries(pre, 2)
+    assert values[0].isnan().sum() == 1 and 77 in indices[0]
+    assert values[1].isinf().sum() == 1 and 600 in indices[1]
 
 
 def test_threshold_is_strict_and_per_latent() -> None:

@@ -23,7 +23,7 @@ from saebench.sae import SAE, SAEConfig, SAEWeights, save_native
 from saebench.store import find_records, read_record
 from saebench.studies.ablation import Ablation, AblationSettings
 from saebench.studies.ablation.measure import gaussian_sparsity
-from saebench.studies.ablation.sample import sample_tokens
+from saebench.studies.ablation.sample import in_parts, sample_tokens
 from saebench.studies.base import StudyResult, StudySetting
 from saebench.tasklist import TaskCorpus
 from tests.lm.families import build
@@ -227,6 +227,21 @@ def test_tokens_are_spread_over_the_positions_and_have_room_behind_them(corpus: 
     padded = sample_tokens(make_corpus(corpus.tokens, valid), n=1000, width=4, seed=0)
     assert set(padded.position[padded.context < 10].tolist()) == {1, 2}
     assert set(padded.position[padded.context == 10].tolist()) == set(range(1, 12))
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 100])
+def test_parts_hold_every_token_once_and_are_as_long_as_it_takes(corpus: Corpus, size: int) -> None:  # noqa: F811
+    sampled = sample_tokens(corpus, n=20, width=3, seed=0)
+    parts = list(in_parts(sampled, width=3, size=size))
+    numbers = np.concatenate([part.number for part in parts])
+    assert sorted(numbers.tolist()) == list(range(len(sampled.context)))
+    contexts = np.concatenate([part.context for part in parts]).tolist()
+    assert sorted(contexts) == np.unique(sampled.context).tolist()
+    for part in parts:
+        assert len(part.context) <= size and (np.diff(part.number) > 0).all()
+        assert part.context[part.row].tolist() == sampled.context[part.number].tolist()
+        assert part.length == (sampled.position[part.number] + 3).max()
+    assert [part.length for part in parts] == sorted(part.length for part in parts)
 
 
 def test_normal_effects_give_two_over_pi(model: LanguageModel, corpus: Corpus) -> None:  # noqa: F811

@@ -1,10 +1,11 @@
 """Which tokens are looked at: as many from each band of positions, drawn by the seed.
 
-Letters: ``N`` tokens.
+Letters: ``N`` tokens, ``B`` contexts of a part, ``M`` tokens of a part.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,8 @@ from saebench.errors import InputError
 
 BANDS = 8
 """Bands that the positions are split into, of about one width."""
+FEWER = 4
+"""Contexts go through the model so many times fewer at once than elsewhere, since each part is read as far as it is needed."""
 
 
 class Sampled(NamedTuple):
@@ -61,6 +64,38 @@ def sample_tokens(corpus: Corpus, *, n: int, width: int, seed: int) -> Sampled:
     kept = turns[np.lexsort((turns[:, 1], turns[:, 0]))][:n]
     kept = kept[np.lexsort((kept[:, 3], kept[:, 2]))]
     return Sampled(kept[:, 2], kept[:, 3])
+
+
+class Part(NamedTuple):
+    """Some contexts with sampled tokens."""
+
+    context: Int[np.ndarray, " B"]
+    length: int
+    """Positions of them that anybody looks at; nothing depends on what comes behind."""
+    number: Int[np.ndarray, " M"]
+    """The sampled tokens that lie in them, rising."""
+    row: Int[np.ndarray, " M"]
+    """The context of each, among these."""
+
+
+def in_parts(sampled: Sampled, *, width: int, size: int) -> Iterator[Part]:
+    """Yield the contexts that hold sampled tokens, those together of which as much is needed.
+
+    Args:
+        sampled: The tokens.
+        width: Positions that an effect is looked for at, the token's own first.
+        size: Contexts at a time.
+    """
+    contexts, of = np.unique(sampled.context, return_inverse=True)
+    ends = np.zeros(len(contexts), dtype=np.int64)
+    np.maximum.at(ends, of, sampled.position + width)
+    order = np.argsort(ends, kind="stable")
+    for start in range(0, len(order), size):
+        chosen = order[start : start + size]
+        row = np.full(len(contexts), -1)
+        row[chosen] = np.arange(len(chosen))
+        number = np.flatnonzero(row[of] >= 0)
+        yield Part(contexts[chosen], int(ends[chosen].max()), number, row[of[number]])
 
 
 def generator_for(seed: int, token: int, kind: int) -> torch.Generator:

@@ -100,10 +100,11 @@ class Found:
         self.norm += [np.sqrt(one.square.sum(1)) for one in sizes]
 
     def column(self, name: str) -> np.ndarray:
-        """Return one of the fields over all batches."""
+        """Return one of the fields over all batches, in the order of the sampled tokens."""
         parts = getattr(self, name)
-        kind = np.int64 if name in ("token", "which") else np.float64
-        return np.concatenate(parts) if parts else np.zeros(0, dtype=kind)
+        if not parts:
+            return np.zeros(0, dtype=np.int64 if name in ("token", "which") else np.float64)
+        return np.concatenate(parts)[np.concatenate(self.token).argsort(kind="stable")]
 
     def known(self) -> Bool[np.ndarray, " A"]:
         """Return which ablations change anything (or give numbers that are not finite, which no score may hide)."""

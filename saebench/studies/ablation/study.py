@@ -18,7 +18,7 @@ from saebench.sae import SAE
 from saebench.stream import centring, default_batch_size, recon_of, sae_space
 from saebench.studies.ablation.measure import effects, gaussian_sparsity
 from saebench.studies.ablation.removed import Removed, Tokens, active_latents, channels, components, random_directions
-from saebench.studies.ablation.sample import Sampled, sample_tokens
+from saebench.studies.ablation.sample import FEWER, Sampled, in_parts, sample_tokens
 from saebench.studies.ablation.scores import (
     SOURCES,
     SPECS,
@@ -193,20 +193,18 @@ class Ablation(Study[AblationSettings]):
         return _Known([count / total for count in counts], mean, directions)
 
     def _batches(self, sampled: Sampled) -> Iterator[_Batch]:
-        """Yield the contexts that hold sampled tokens, some at a time."""
-        corpus, port, size = self.setting.text, self.setting.port, self._contexts_at_once()
-        device, contexts = port.model.device, np.unique(sampled.context)
-        for start in range(0, len(contexts), size):
-            part = contexts[start : start + size]
-            numbers = np.flatnonzero(np.isin(sampled.context, part))
-            row = torch.from_numpy(np.searchsorted(part, sampled.context[numbers])).to(device)
-            position = torch.from_numpy(sampled.position[numbers]).to(device)
-            clean = port.clean(corpus.tokens[part].to(device), final=False)
+        """Yield the contexts that hold sampled tokens, some at a time, as far as they are needed."""
+        corpus, port = self.setting.text, self.setting.port
+        device, size = port.model.device, max(1, self._contexts_at_once() // FEWER)
+        for part in in_parts(sampled, width=self.settings.positions, size=size):
+            row = torch.from_numpy(part.row).to(device)
+            position = torch.from_numpy(sampled.position[part.number]).to(device)
+            clean = port.clean(corpus.tokens[part.context, : part.length].to(device), final=False)
             tokens = Tokens(
-                numbers=numbers.tolist(), row=row, position=position,
+                numbers=part.number.tolist(), row=row, position=position,
                 acts=clean.acts[row, position], target=clean.target[row, position],
             )  # fmt: skip
-            yield _Batch(clean, tokens, corpus.valid[part].to(device))
+            yield _Batch(clean, tokens, corpus.valid[part.context, : part.length].to(device))
 
     def _spliced(self, onward: Onward, sae: SAE, batch: _Batch) -> Base:
         """Return the forward with recons in the place of acts."""
