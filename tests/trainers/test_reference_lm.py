@@ -28,7 +28,7 @@ from saebench.lm.model import load_model
 from saebench.progress import SilentProgress
 from saebench.trainers import reference_lm
 from saebench.trainers.reference_card import write_card
-from saebench.trainers.reference_config import ReferenceConfig, command, settings
+from saebench.trainers.reference_config import ReferenceConfig, command, make_model, settings
 from saebench.trainers.reference_lm import ReferenceTrainer, train_reference
 from saebench.trainers.reference_optim import Muon, learning_rate, orthogonal
 from saebench.trainers.reference_text import END, END_ID, TextStream, held_out, save_tokenizer, train_tokenizer
@@ -140,12 +140,25 @@ def test_loss_falls_and_the_curve_has_the_bound_beside_it(finished):
     rows = curve(finished)
     assert [row["step"] for row in rows] == [0, 6, 12, 18, 24]
     assert [row["tokens"] for row in rows] == [step * 8 * 32 for step in (0, 6, 12, 18, 24)]
-    assert abs(rows[0]["ce_train"] - math.log(400)) < 0.3  # before training not far from uniform: heads copy, and rarely right
     assert rows[-1]["ce_train"] < rows[0]["ce_train"] - 0.5 and rows[-1]["ce_eval"] < rows[0]["ce_eval"] - 0.5
     assert rows[-1]["loss"] < rows[1]["loss"]
     for row in rows:
         assert 0 < row["bound_train"] < row["ce_train"] and 0 < row["bound_eval"] < row["ce_eval"]
     assert (finished / "curve.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_curve_begins_at_uniform_but_for_what_it_costs_that_logits_differ(finished, tokenizer):
+    """CE = ln V + that cost − what the model knows of the next token, which is next to nothing before it is trained."""
+    config = tiny(finished)
+    text = held_out(tokenizer, seed=config.seed + 1, part="train", context_length=32, n_contexts=config.eval_contexts)
+    model = make_model(config, torch.bincount(text.tokens.flatten(), minlength=400))
+    with torch.inference_mode():
+        logits = model.eval()(input_ids=text.tokens[:, :-1]).logits.double()
+    known = (logits.gather(2, text.tokens[:, 1:, None])[..., 0] - logits.mean(2)).mean()
+    cost = (logits.logsumexp(2) - logits.mean(2)).mean() - math.log(400)
+    assert abs(curve(finished)[0]["ce_train"] - float(math.log(400) + cost - known)) < 1e-5
+    assert abs(float(known)) < 0.1
+    assert 0 < float(cost) < float(logits.var(2).mean())  # normal logits cost half their variance
 
 
 def test_folder_loads_everywhere_with_float16_weights(finished):
