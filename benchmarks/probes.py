@@ -72,8 +72,8 @@ def scikit_learn(x: csc_array, labels: np.ndarray, sample: np.ndarray, solver: s
     found = []
     start = time.process_time()
     for j in sample:
-        column = x[:, [j]].toarray()
-        u = (column - column.mean()) / column.std()
+        column = x[:, [j]].toarray().astype(np.float64)  # in float32 its Hessians are singular and it falls back to lbfgs
+        u = (column - column.mean()) / max(column.std(), 1e-12)
         model = LogisticRegression(C=1 / (L2 * len(labels)), solver=solver, tol=1e-10, max_iter=1000)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

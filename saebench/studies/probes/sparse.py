@@ -19,7 +19,7 @@ from scipy.sparse import csc_array, csr_array
 
 from saebench.studies.probes.newton import CONSTANT, L2, Bools, Columns, Fits, Floats, solve
 
-AT_ONCE = 1 << 17
+AT_ONCE = 1 << 16
 """Entries that go through Newton's method together: few enough for a processor's cache."""
 
 Matrix = csr_array | csc_array
@@ -42,6 +42,7 @@ class SparseColumns(Columns):
 
     def __init__(self, flat: _Flat) -> None:
         self._counts, starts = flat.counts, np.cumsum(flat.counts) - flat.counts
+        self._starts = starts
         n = flat.n.astype(np.float64)
         silent = n - flat.counts
         silent_yes = flat.n_yes - np.add.reduceat(flat.yes, starts, dtype=np.int64)
@@ -78,7 +79,7 @@ class SparseColumns(Columns):
         torch.mul(q, wrong, out=room[5]).neg_()
         torch.mul(room[5], u, out=room[4])
         torch.mul(room[4], u, out=room[3])
-        out = torch.zeros(6, len(w), dtype=torch.float64).index_add_(1, column, room).numpy()
+        out = np.add.reduceat(room.numpy(), self._starts, axis=1)
         out /= self._n
         return self._with_silent(out, w, b)
 
@@ -95,6 +96,7 @@ class SparseColumns(Columns):
         other = SparseColumns.__new__(SparseColumns)
         entries = torch.from_numpy(which).index_select(0, self._column)
         other._counts = self._counts[which]
+        other._starts = np.cumsum(other._counts) - other._counts
         other._u, other._sign = self._u[entries], self._sign[entries]
         other._column = torch.from_numpy(np.repeat(np.arange(len(other._counts)), other._counts))
         other._room = torch.empty(6, len(other._u), dtype=torch.float64)
