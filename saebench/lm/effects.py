@@ -20,6 +20,8 @@ from torch import Tensor
 from saebench.lm.model import LanguageModel
 
 _CHUNK_BYTES = 96 << 20
+_VOCAB_CPU = 768
+"""Tokens of the vocabulary whose logits the CPU makes at a time: few enough for what it writes to stay in its cache."""
 
 
 class Sizes(NamedTuple):
@@ -78,6 +80,7 @@ def effect_sizes(model: LanguageModel, changed: Float[Tensor, "A T M"], base: Fl
     return Sizes(*norms.reshape(2, *shape))
 
 
+@torch.no_grad()
 def logits_of(
     model: LanguageModel, change: Float[Tensor, "R M"], *, out: Float[Tensor, "R V"] | None = None
 ) -> Float[Tensor, "R V"]:
@@ -91,7 +94,10 @@ def logits_of(
         out: Where to put it, in the same dtype.
     """
     weight = model.hf.get_output_embeddings().weight
-    logits = torch.mm(change, weight.T, out=out)
+    logits = change.new_empty(len(change), len(weight)) if out is None else out
+    tile = _VOCAB_CPU if change.device.type == "cpu" else len(weight)
+    for start in range(0, len(weight), tile):
+        torch.mm(change, weight[start : start + tile].T, out=logits[:, start : start + tile])
     if logits.dtype.itemsize < 4:
         logits = logits.float()
     scale, scaling = getattr(model.config, "logit_scale", None), getattr(model.config, "logits_scaling", None)
