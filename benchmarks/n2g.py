@@ -3,8 +3,9 @@
 The peer is the algorithm of explanations.py of openai/sparse_autoencoder, one latent after the other: a forward of the whole
 model with logits for each step, the SAE's latents at every token of it. Its 16 texts go side by side, those of one step in one
 forward, up to 16; on few latents it is timed with one text a forward as well. Both sides have the same latents, documents, model
-and SAE; the peer is timed on some of the latents that ours builds together, drawn at random, and gives the same patterns: that is
-checked. Seconds are the processor's. Reading the corpus, which either needs to find activations, is left out.
+and SAE; the peer is timed on the latents that ours builds together (on some of them, drawn at random, where --peer-latents says
+so: latents differ a hundredfold in what they cost), and gives the same patterns: that is checked. Seconds are the processor's.
+Reading the corpus, which either needs to find activations, is left out.
 
     python benchmarks/n2g.py --shared ../shared --json benchmarks/figures/n2g.json
 
@@ -223,7 +224,7 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, required=True)
     parser.add_argument("--case", action="append", choices=["stories", "gpt2-tokens", "gpt2-random"])
     parser.add_argument("--latents", type=int, default=300)
-    parser.add_argument("--peer-latents", type=int, default=10, help="latents of them that the peer is timed on")
+    parser.add_argument("--peer-latents", type=int, default=300, help="latents of them that the peer is timed on")
     parser.add_argument("--alone-latents", type=int, default=2, help="latents that the peer is timed on with one text a forward")
     parser.add_argument("--contexts", type=int, default=2048, help="contexts that patterns are built from")
     parser.add_argument("--context-length", type=int, default=64)
