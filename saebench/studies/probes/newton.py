@@ -99,6 +99,10 @@ class Columns(ABC):
     def sums(self, w: Float[np.ndarray, " C"], b: Float[np.ndarray, " C"]) -> Float[np.ndarray, "6 C"]:
         """Return CE, Σr u, Σr, Σh u², Σh u, Σh, each over N, with z = w u + b, r = σ(z) − y, h = σ(z)(1 − σ(z))."""
 
+    def start(self) -> tuple[Float[np.ndarray, " C"], Float[np.ndarray, " C"]]:
+        """Return where Newton's method begins, (w, b): at the share of yes, whatever u."""
+        return np.zeros(len(self.share)), np.log(self.share) - np.log1p(-self.share)
+
     @abstractmethod
     def kept(self, which: Bool[np.ndarray, " C"]) -> Columns:
         """Return some of the columns."""
@@ -112,7 +116,7 @@ def solve(columns: Columns, l2: float) -> Fits:
         l2: The penalty, above 0.
     """
     size = len(columns.share)
-    w, b = np.zeros(size), np.log(columns.share) - np.log1p(-columns.share)
+    w, b = columns.start()
     out_w, out_b, out_loss, converged = np.zeros(size), b.copy(), np.zeros(size), np.zeros(size, dtype=bool)
     here, current, going = np.arange(size), columns, np.ones(size, dtype=bool)
     with np.errstate(all="ignore"):  # a step that overflows is no step down, and is halved
