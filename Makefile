@@ -93,7 +93,7 @@ bench: $(STAMP) $(PEERS)/.installed ## measure speed and memory against the peer
 	$(BIN)/python benchmarks/storyworld.py --json benchmarks/figures/storyworld.json
 	$(BIN)/python benchmarks/probes.py --json benchmarks/figures/probes.json
 	$(BIN)/python benchmarks/probe_suite.py --shared $(SHARED) --json benchmarks/figures/probe_suite.json
-	$(BIN)/python benchmarks/n2g.py --shared $(SHARED) --case stories --rounds 3 --json benchmarks/figures/n2g.json
+	$(BIN)/python benchmarks/n2g.py --shared $(SHARED) --case stories --rounds 3 --alone-latents 10 --json benchmarks/figures/n2g.json
 	$(BIN)/python benchmarks/n2g.py --shared $(SHARED) --case gpt2-tokens --peer-latents 4 --alone-latents 1 --contexts 256 \
 		--json benchmarks/figures/n2g.json
 	$(BIN)/python benchmarks/ablation.py --shared $(SHARED) --json benchmarks/figures/ablation.json

@@ -2,7 +2,7 @@
 
 As ``probes.py``, with the same peers, but on real texts: those of the suite as stories260K reads them, the last token of each, on
 24,576 latents (random directions, TopK). Each task in turn goes to the three sides; seconds are the processor's. scikit-learn is
-timed on a few latents of each task, drawn from those that fire, with the solver that is fastest here and with its default, and
+timed on a few latents of each task, drawn from those that fire, with the solver made for few columns and with its default, and
 extrapolated to all that fire (``scikit_learn_all``: to the others, too, by its time for a column of zeros). Coefficients are
 compared standardised, those of latents that part the classes as well, where the penalty alone keeps weights finite; the largest
 slope of the objective at either side's answers says how near the optimum they are. A column that is the same in every text and

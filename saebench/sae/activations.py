@@ -12,7 +12,6 @@ from jaxtyping import Float, Int
 from saebench.sae.latents import Latents
 
 _GROUP = 8
-_NUMPY_TOO = (torch.float32, torch.float64)
 
 
 def relu(pre: Float[torch.Tensor, "N S"]) -> Latents:
@@ -76,7 +75,7 @@ def top_entries(pre: Float[torch.Tensor, "N S"], k: int) -> tuple[Float[torch.Te
     their entries are looked at; and numpy's selection is several times as fast as torch's.
     """
     n, s = pre.shape
-    if pre.device.type != "cpu" or pre.dtype not in _NUMPY_TOO:
+    if pre.device.type != "cpu" or pre.dtype not in (torch.float32, torch.float64):
         return pre.topk(k, dim=1, sorted=False)
     groups = s // _GROUP
     if s % _GROUP or groups < 2 * k:

@@ -72,8 +72,9 @@ def test_changes_of_logits_are_those_of_the_head(tiny: LanguageModel, monkeypatc
     after[1, 2] = before[1, 2]
     change = tiny.head(after) - tiny.head(before)
     wanted = norms_about_median(change.flatten(0, 1)).reshape(2, 3, 4)
-    for chunk in (1 << 20, 1):
+    for chunk, tile in ((1 << 20, 768), (1, 40)):  # of a vocabulary of 96
         monkeypatch.setattr("saebench.lm.effects._CHUNK_BYTES", chunk)
+        monkeypatch.setattr("saebench.lm.effects._VOCAB_CPU", tile)
         found = effect_sizes(tiny, after, before)
         assert_allclose([found.l1, found.square], wanted, rtol=1e-4)
         assert found.square[1, 2] == 0

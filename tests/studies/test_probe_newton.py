@@ -52,6 +52,29 @@ def fits() -> Fits:
     return fit_sparse([(csr_array(x), labels)])[0]
 
 
+@pytest.mark.parametrize("kind", ["outliers", "signed", "around 0", "ordinary"])
+def test_where_it_begins_never_keeps_it_from_the_end(kind: str, monkeypatch: pytest.MonkeyPatch):
+    rng = np.random.default_rng(3)
+    labels = rng.random(2000) < 0.5
+    fires = rng.random((2000, 60)) < 0.2
+    x = np.where(fires, rng.exponential(size=fires.shape), 0.0)
+    if kind == "outliers":  # fires as the label says, but for three that are huge
+        x = np.where(labels[:, None], rng.exponential(size=fires.shape), 0.0)
+        x[np.flatnonzero(~labels)[:3]] = 1e6
+    if kind == "signed":
+        x = np.where(fires, rng.normal(size=fires.shape), 0.0)
+    if kind == "around 0":
+        x = np.where(fires, np.where(rng.random(fires.shape) < 0.5, 1.0, -1.0), 0.0)
+        x[0] -= x.sum(0)  # its mean is 0
+        x[0, np.abs(x[0]) > 1] = 0.0
+    fits = fit_sparse([(csc_array(x), labels)])[0]
+    monkeypatch.setattr(sparse_module.SparseColumns, "guess", lambda _self: None)
+    plain = fit_sparse([(csc_array(x), labels)])[0]
+    assert fits.converged.all() and plain.converged.all()
+    assert_allclose(fits.loss, plain.loss, atol=1e-9)
+    assert_allclose(fits.weight, plain.weight, rtol=1e-6, atol=1e-9)
+
+
 @pytest.mark.parametrize("l2", [L2, 1e-6, 0.1])
 def test_coefficients_are_scikit_learns(l2: float):
     linear = pytest.importorskip("sklearn.linear_model", reason="scikit-learn is not installed; scipy is compared below")

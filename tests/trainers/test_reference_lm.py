@@ -158,7 +158,7 @@ def test_the_curve_begins_at_uniform_but_for_what_it_costs_that_logits_differ(fi
     cost = (logits.logsumexp(2) - logits.mean(2)).mean() - math.log(400)
     assert abs(curve(finished)[0]["ce_train"] - float(math.log(400) + cost - known)) < 1e-5
     assert abs(float(known)) < 0.1
-    assert 0 < float(cost) < float(logits.var(2).mean())  # normal logits cost half their variance
+    assert float(cost) < float(logits.var(2).mean())  # normal logits cost half their variance
 
 
 def test_folder_loads_everywhere_with_float16_weights(finished):

@@ -99,9 +99,9 @@ class Columns(ABC):
     def sums(self, w: Float[np.ndarray, " C"], b: Float[np.ndarray, " C"]) -> Float[np.ndarray, "6 C"]:
         """Return CE, Σr u, Σr, Σh u², Σh u, Σh, each over N, with z = w u + b, r = σ(z) − y, h = σ(z)(1 − σ(z))."""
 
-    def start(self) -> tuple[Float[np.ndarray, " C"], Float[np.ndarray, " C"]]:
-        """Return where Newton's method begins, (w, b): at the share of yes, whatever u."""
-        return np.zeros(len(self.share)), np.log(self.share) - np.log1p(-self.share)
+    def guess(self) -> tuple[Float[np.ndarray, " C"], Float[np.ndarray, " C"]] | None:
+        """Return (w, b) that may be nearer the end than the share of yes is, or ``None``; need not be finite."""
+        return None
 
     @abstractmethod
     def kept(self, which: Bool[np.ndarray, " C"]) -> Columns:
@@ -116,11 +116,16 @@ def solve(columns: Columns, l2: float) -> Fits:
         l2: The penalty, above 0.
     """
     size = len(columns.share)
-    w, b = columns.start()
+    w, b = np.zeros(size), np.log(columns.share) - np.log1p(-columns.share)
     out_w, out_b, out_loss, converged = np.zeros(size), b.copy(), np.zeros(size), np.zeros(size, dtype=bool)
     here, current, going = np.arange(size), columns, np.ones(size, dtype=bool)
     with np.errstate(all="ignore"):  # a step that overflows is no step down, and is halved
         sums = current.sums(w, b)
+        guess = current.guess()
+        if guess is not None:
+            other = current.sums(*guess)
+            nearer = other[0] + 0.5 * l2 * guess[0] ** 2 < sums[0]  # never where it is not finite
+            w, b, sums = np.where(nearer, guess[0], w), np.where(nearer, guess[1], b), np.where(nearer, other, sums)
         step_w, step_b = _step(sums, w, l2)
         part = np.ones(size)
         for _ in range(_MAX_STEPS):

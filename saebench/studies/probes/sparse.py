@@ -63,15 +63,14 @@ class SparseColumns(Columns):
         self._n, self._silent, self._silent_yes = n, silent / n, silent_yes / n
         self._room = torch.empty(6, len(x), dtype=torch.float64)
 
-    def start(self) -> tuple[Float[np.ndarray, " C"], Float[np.ndarray, " C"]]:
+    def guess(self) -> tuple[Float[np.ndarray, " C"], Float[np.ndarray, " C"]]:
         """Return (w, b) that are right if all entries ≠ 0 of a column are the same, half an example added to each side."""
         n, entries = self._n, self._counts
         silent, silent_yes = n * self._silent, n * self._silent_yes
         yes = n * self.share - silent_yes
         fires, silence = np.log((yes + 0.5) / (entries - yes + 0.5)), np.log((silent_yes + 0.5) / (silent - silent_yes + 0.5))
-        apart = -self._silent_u * n / entries  # the mean of u is 0
-        w = np.where(silent > 0, (fires - silence) / np.where(silent > 0, apart, 1.0), 0.0)
-        return w, np.where(silent > 0, silence - w * self._silent_u, np.log(self.share) - np.log1p(-self.share))
+        w = (fires - silence) * entries / (-self._silent_u * n)  # over the mean of u where it fires less that where it does not
+        return w, silence - w * self._silent_u
 
     def sums(self, w: Float[np.ndarray, " C"], b: Float[np.ndarray, " C"]) -> Float[np.ndarray, "6 C"]:
         """Return the six means (see :meth:`Columns.sums`).
