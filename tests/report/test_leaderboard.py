@@ -241,6 +241,7 @@ def test_the_undertrained_sae_ranks_last_and_the_short_context_shows():
     assert short.value is not None and short.stderr is not None and short.value - 1 > 1.96 * short.stderr
     whole, cut = by_name["topk-layer3"], by_name["topk-layer3-context64"]
     assert rise(whole, "kl_by_position") < 1.1 and rise(cut, "kl_by_position") > 2  # flat where it was trained on whole contexts
+    assert rise(whole) < 1.3 and rise(cut) > 3  # the model itself leans on what is far back, so nothing is quite flat
     assert rise(cut) > 2.5 * rise(whole)
 
 

@@ -64,9 +64,7 @@ def test_where_it_begins_never_keeps_it_from_the_end(kind: str, monkeypatch: pyt
     if kind == "signed":
         x = np.where(fires, rng.normal(size=fires.shape), 0.0)
     if kind == "around 0":
-        x = np.where(fires, np.where(rng.random(fires.shape) < 0.5, 1.0, -1.0), 0.0)
-        x[0] -= x.sum(0)  # its mean is 0
-        x[0, np.abs(x[0]) > 1] = 0.0
+        x = rng.permuted(np.repeat([1.0, -1.0, 0.0], [200, 200, 1600])[:, None].repeat(60, 1), axis=0)  # its mean is 0
     fits = fit_sparse([(csc_array(x), labels)])[0]
     monkeypatch.setattr(sparse_module.SparseColumns, "guess", lambda _self: None)
     plain = fit_sparse([(csc_array(x), labels)])[0]
