@@ -56,17 +56,20 @@ def branched(port: Port, branch: Int[Tensor, "B L"], position: Int[Tensor, "B L"
 
 
 @contextlib.contextmanager
-def seeing(port: Port, mask: Float[Tensor, "B one L L"], position: Int[Tensor, "B L"]) -> Iterator[None]:
+def seeing(port: Port, mask: Float[Tensor, "B one L L"] | None, position: Int[Tensor, "B L"]) -> Iterator[None]:
     """Let every forward of ``port`` inside the block attend by ``mask``, with the given positions.
 
     Args:
         port: The site.
-        mask: What is added to attention scores: 0 where a position sees another, the lowest number elsewhere.
+        mask: What is added to attention scores: 0 where a position sees another, the lowest number elsewhere. ``None`` if
+            attention is done by somebody who needs none: no mask is made then.
         position: Position of each token in its own text.
     """
+    # transformers hands on a mask of four dimensions as it is
+    given = torch.zeros(1, 1, 1, 1, dtype=port.model.dtype, device=position.device) if mask is None else mask
 
     def give(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return args, {**kwargs, "attention_mask": mask, "position_ids": position}
+        return args, {**kwargs, "attention_mask": given, "position_ids": position}
 
     handle = port.stack.base.register_forward_pre_hook(give, with_kwargs=True)
     try:

@@ -1,11 +1,12 @@
 """Acts at the last token of very many short texts, with what they have in common computed once.
 
-Every token sees only those before it, so a text that another one begins with needs no row of its own, and texts that begin alike
-share the acts of their common beginning. The texts are sorted, laid out as a tree of their beginnings, and rows are cut from it:
-either chains, each a text with all those that it begins with, or pieces of the tree, in which an attention mask lets a token see
-its own text alone and its position is its depth. Pieces hold fewer tokens in all, but attention over a row costs more the longer
-it is; what is cheaper is taken. The numbers are those of one forward a text. Models that take no such mask (see
-:func:`saebench.lm.branches.takes_branches`) get chains.
+Every token sees only those before it, so a text that another one begins with needs no row of its own, and texts that begin
+alike share the acts of their common beginning. The texts are sorted and laid out as a tree of their beginnings. Where the model
+lets that be (:func:`saebench.lm.flat_tree.runs_flat`), large pieces of it go through flat, each token once. Elsewhere rows are
+cut from it: either chains, each a text with all those that it begins with, or pieces of the tree, in which an attention mask
+lets a token see its own text alone and its position is its depth. Pieces hold fewer tokens in all, but attention over a row
+costs more the longer it is; what is cheaper is taken. Models that take no such mask
+(:func:`saebench.lm.branches.takes_branches`) get chains. The numbers are those of one forward a text.
 
 Letters: ``B`` rows, ``L`` positions of a row, ``Q`` texts, ``D`` width of the site.
 """
@@ -22,9 +23,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saebench.lm import token_tree
 from saebench.lm.branches import seeing, takes_branches
+from saebench.lm.flat_tree import runs_flat, stream_at_ends
 from saebench.lm.port import Port
-from saebench.lm.prefix_ends import gives_ends, stream_at
 
 _DEEP = (2, 4)
 """A row of the tree holds this many times the longest text: one that begins inside a text repeats its beginning."""
@@ -32,12 +34,12 @@ _ROW = 32
 """And no fewer tokens than this."""
 _EXP = 40
 """What a softmax entry costs, in multiplications."""
-_FEW = 0.5
-"""Share of a row's tokens above which it is not worth while to leave the others out of the last block."""
 _TOKENS = 2048
 _TOKENS_GPU = 32768
+_FLAT = 1 << 19
+"""Numbers of the residual stream of a flat tree: the more texts there are of a length, the fewer calls attention takes."""
 
-Text = tuple[int, ...]
+Text = token_tree.Text
 
 
 @dataclass
@@ -69,16 +71,28 @@ class LastActs:
     Args:
         port: The site; nothing behind the block that holds it runs.
         longest: Tokens of the longest text that will come; at most what the model takes.
-        batch_size: Rows that go through the model at once; chosen from their length if ``None``. Moves no number beyond
-            rounding.
-        together: Whether rows may hold texts that branch; found by trying if ``None``.
+        batch_size: Rows that go through the model at once; of a flat tree as many tokens as they would have. Chosen if ``None``.
+            Moves no number beyond rounding.
+        flat: Whether the tree goes through flat; found by trying if ``None``.
+        together: Else, whether rows may hold texts that branch; found by trying if ``None``.
     """
 
-    def __init__(self, port: Port, longest: int, *, batch_size: int | None = None, together: bool | None = None) -> None:
+    def __init__(
+        self,
+        port: Port,
+        longest: int,
+        *,
+        batch_size: int | None = None,
+        flat: bool | None = None,
+        together: bool | None = None,
+    ) -> None:
         self.port, self._batch_size = port, batch_size
-        self.together = takes_branches(port, longest, max(_ROW, _DEEP[-1] * longest)) if together is None else together
-        self._few = gives_ends(port, longest)
+        self.flat = runs_flat(port, longest) if flat is None else flat
+        if together is None:
+            together = not self.flat and takes_branches(port, longest, max(_ROW, _DEEP[-1] * longest))
+        self.together = together
         self._at_once = _TOKENS if port.model.device.type == "cpu" else _TOKENS_GPU
+        self._at_once_flat = batch_size * longest if batch_size else max(self._at_once, _FLAT // port.model.d_model)
         self.n_tokens = 0
         """Tokens that went through the model, padding included."""
 
@@ -89,6 +103,13 @@ class LastActs:
             texts: Token ids, BOS included where there is to be one; no two alike, none empty.
         """
         if not texts:
+            return
+        if self.flat:
+            for numbers, tree in token_tree.grow(texts, self._at_once_flat):
+                self.n_tokens += len(tree.tokens)
+                acts = stream_at_ends(self.port, tree)
+                assert acts is not None  # it was tried
+                yield Found(torch.from_numpy(numbers), acts)
             return
         order = sorted(range(len(texts)), key=texts.__getitem__)
         shared = [0, *(_common(texts[a], texts[b]) for a, b in itertools.pairwise(order))]
@@ -139,16 +160,6 @@ class LastActs:
         end = laid((row.end for row in rows), torch.arange(1, length + 1)) if masked else torch.full_like(tokens, length)
         asked = torch.tensor([(i, at, text) for i, row in enumerate(rows) for text, at in row.asked]).T
         row_of, at = asked[0].to(device), asked[1].to(device)
-        width = max(len(row.asked) for row in rows)
-        if self._few and width < _FEW * length:
-            slot = torch.tensor([j for row in rows for j in range(len(row.asked))], device=device)
-            wanted = torch.zeros(len(rows), width, dtype=torch.long, device=device)
-            wanted[row_of, slot] = at
-            sees = (place <= wanted[..., None]) & (wanted[..., None] < end[:, None])
-            own = self._seeing(end, depth) if masked else contextlib.nullcontext()
-            found = stream_at(self.port, tokens, wanted, depth.gather(1, wanted), sees, own)
-            assert found is not None  # it was tried
-            return Found(asked[2], found[row_of, slot])
         with self._seeing(end, depth) if masked else contextlib.nullcontext():
             return Found(asked[2], self.port.clean(tokens, final=False).acts[row_of, at])
 

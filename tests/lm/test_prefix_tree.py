@@ -42,20 +42,38 @@ def read(last_acts: LastActs, given: list[Text]) -> Tensor:
 @pytest.mark.parametrize("site", SITES)
 def test_acts_are_those_of_one_forward_a_text(model: LanguageModel, site: str):
     port, given = Port(model, site), texts(60 if site == SITES[1] else 15)
-    together = LastActs(port, 21)
-    assert together.together == (model.family != "gemma2"), "Gemma's window of five is shorter than the texts"
+    flat = LastActs(port, 21)
+    assert flat.flat == (model.family != "gemma2" and site != SITES[2]), "Gemma's window of five is shorter than the texts"
+    together = LastActs(port, 21, flat=False)
+    assert together.together == (model.family != "gemma2"), "so it is in a row"
     alone = torch.stack([port.clean(torch.tensor([text]), final=False).acts[0, -1] for text in given])
-    torch.testing.assert_close(read(together, given), alone, atol=2e-5, rtol=1e-4)
-    torch.testing.assert_close(read(LastActs(port, 21, together=False), given), alone, atol=2e-5, rtol=1e-4)
-    torch.testing.assert_close(read(LastActs(port, 21, batch_size=1), given), alone, atol=2e-5, rtol=1e-4)
+    chains = LastActs(port, 21, flat=False, together=False)
+    for reader in (flat, together, chains, LastActs(port, 21, batch_size=1), LastActs(port, 21, batch_size=1, flat=False)):
+        torch.testing.assert_close(read(reader, given), alone, atol=2e-5, rtol=1e-4)
 
 
-def test_beginnings_are_computed_once(model: LanguageModel):
+@pytest.mark.parametrize("flat", [True, False])
+def test_beginnings_are_computed_once(model: LanguageModel, flat: bool):
     port = Port(model, SITES[1])
+    if flat and model.family == "gemma2":
+        pytest.skip("its window of five is shorter than the texts")
     given: list[Text] = [(1, *range(4, 4 + n)) for n in range(1, 15)]
-    last_acts = LastActs(port, 15, together=True)
+    last_acts = LastActs(port, 15, flat=flat, together=True)
     read(last_acts, given)
     assert last_acts.n_tokens == 15
+
+
+def test_a_flat_tree_holds_every_token_once(model: LanguageModel):
+    if model.family == "gemma2":
+        pytest.skip("its window of five is shorter than the texts")
+    given = texts(200)
+    different = {text[:n] for text in given for n in range(1, len(text) + 1)}
+    tokens = []
+    for batch_size in (None, 2):
+        last_acts = LastActs(Port(model, SITES[1]), 21, batch_size=batch_size, flat=True)
+        read(last_acts, given)
+        tokens.append(last_acts.n_tokens)
+    assert tokens[0] == len(different) < tokens[1], "42 tokens at once: beginnings come again"
 
 
 def seen(row_depth: list[int], end: list[int], place: int) -> list[int]:
@@ -86,7 +104,7 @@ def test_every_text_stands_whole_in_a_row(capacity: int):
 
 def test_the_tree_is_cut_where_that_is_less_work(model: LanguageModel, monkeypatch: pytest.MonkeyPatch):
     """Texts that differ in one token halfway share half; where attention is dear, rows are kept short all the same."""
-    last_acts = LastActs(Port(model, SITES[1]), 21, together=True)
+    last_acts = LastActs(Port(model, SITES[1]), 21, flat=False, together=True)
     given: list[Text] = [(1, *([5] * 10), 6 + i, *([5] * 9)) for i in range(30)]
     tokens = []
     for price in (0, 10_000):
