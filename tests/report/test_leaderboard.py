@@ -236,6 +236,9 @@ def test_the_undertrained_sae_ranks_last_and_the_short_context_shows():
     """What the bundled SAEs were made to show."""
     records = [r for r in committed() if r.model.name == "reference"]
     assert make_leaderboard(records).rows[-1].first.sae.name == "topk-layer3-undertrained"
+    for task in ("storyworld_lambada", "storyworld_cbt"):
+        taken = {r.sae.name: r.score("acc_delta").value or 0.0 for r in records if r.task.name == task}
+        assert min(taken, key=taken.__getitem__) == "topk-layer3-undertrained", task
     by_name = {r.sae.name: r for r in records if any(s.name == "context_degradation" for s in r.scores)}
     short = by_name["topk-layer3-context64"].score("context_degradation")
     assert short.value is not None and short.stderr is not None and short.value - 1 > 1.96 * short.stderr
@@ -283,32 +286,21 @@ def test_what_the_splice_takes_follows_explained_variance_among_all_saes_of_one_
     assert not out_of_order(task, same_recipe=False)
 
 
-CBT_TOO = pytest.param(
-    "storyworld_cbt",
-    marks=pytest.mark.xfail(raises=AssertionError, strict=True, reason="random directions copy words: docs/reference.md"),
-)
+@BOTH
+def test_only_the_sae_of_short_contexts_is_out_of_that_order(task: str):
+    assert out_of_order(task, same_recipe=False) == [("topk-layer3-context64", "relu-l1-layer3")]
 
 
-@pytest.mark.parametrize("task", ["storyworld_lambada", CBT_TOO])
+@BOTH
 def test_it_follows_what_is_explained_of_the_prompts_themselves(task: str):
     assert not out_of_order(task, same_recipe=False, of_prompts=True)
-
-
-def test_on_cbt_only_the_undertrained_sae_is_out_of_that_order():
-    pairs = out_of_order("storyworld_cbt", same_recipe=False, of_prompts=True)
-    assert pairs and {better for better, _ in pairs} == {"topk-layer3-undertrained"}
-
-
-NOT_IN_CBT = pytest.mark.xfail(
-    raises=AssertionError, strict=True, reason="10.6 and 12.6 points, s.e. 1.8 and 2.2: random directions copy words too"
-)
 
 
 @pytest.mark.parametrize(
     ("task", "better", "worse"),
     [
         ("storyworld_lambada", "topk-layer3", "topk-layer3-undertrained"),
-        pytest.param("storyworld_cbt", "topk-layer3", "topk-layer3-undertrained", marks=NOT_IN_CBT),
+        ("storyworld_cbt", "topk-layer3", "topk-layer3-undertrained"),
         ("storyworld_lambada", "topk-layer3", "relu-l1-layer3"),
         ("storyworld_lambada", "topk-layer5", "relu-l1-layer5"),
         ("storyworld_cbt", "topk-layer3", "relu-l1-layer3"),
