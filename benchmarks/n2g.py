@@ -17,6 +17,7 @@ Reading the corpus, which either needs to find activations, is left out.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import statistics
 import sys
@@ -80,15 +81,21 @@ def measure(
     ours: list[float] = []
     theirs: dict[str, list[float]] = {peer: [] for peer in functions}
     tries: dict[str, dict[int, Trie]] = {}
-    for number in range(rounds):
-        last_acts = LastActs(port, corpus.context_length + 1)
+
+    def build() -> None:
         start = clock()
-        one.build(corpus, last_acts, pad, lambda _done: None)
+        one.build(corpus, LastActs(port, corpus.context_length + 1), pad, lambda _done: None)
         ours.append((clock() - start) / len(one.latents))
-        for peer, function in functions.items():
-            start = clock()
-            tries[peer] = {latent: openai_n2g.explain(function(latent), of[latent], pad) for latent in chosen}
-            theirs[peer].append((clock() - start) / len(chosen))
+
+    def explain(peer: str) -> None:
+        start = clock()
+        tries[peer] = {latent: openai_n2g.explain(functions[peer](latent), of[latent], pad) for latent in chosen}
+        theirs[peer].append((clock() - start) / len(chosen))
+
+    sides = [build, *(functools.partial(explain, peer) for peer in functions)]
+    for number in range(rounds):
+        for side in sides if number % 2 == 0 else sides[::-1]:
+            side()
         told = ", ".join(f"{peer} {seconds[-1]:.3f}" for peer, seconds in theirs.items())
         print(f"{name}, round {number + 1}: {ours[-1]:.4f} s a latent; openai by {told}", file=sys.stderr, flush=True)
     built = dict(zip(one.latents.tolist(), one.tries, strict=True))
@@ -102,9 +109,16 @@ def measure(
         "tokens_read_per_latent": round(one.n_tokens_read / len(one.latents)),
         "saebench_s_per_latent": round(statistics.median(ours), 4),
         "openai": {peer: compared(ours, theirs[peer], built, tries[peer]) for peer in functions},
+        "machine": machine("cpu"), "versions": versions(),
     }  # fmt: skip
     print(json.dumps(row), flush=True)
     return row
+
+
+def same(row: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Return whether two rows measure the same case in the same way."""
+    alike = ("case", "threads", "contexts", "context_length", "latents")
+    return all(row.get(key) == other[key] for key in alike) and row.get("openai", {}).keys() == other["openai"].keys()
 
 
 def compared(ours: list[float], theirs: list[float], built: dict[int, Trie], tries: dict[int, Trie]) -> dict[str, Any]:
@@ -195,11 +209,9 @@ def main() -> None:
             sae = directions(model, Port(model, "blocks.8.hook_resid_pre"), corpus, kind, 24_576, 32)
             rows.append(measure(f"GPT-2 small, {kind}", model, folder, sae, corpus, **how))
     if args.json:
-        about = {"machine": machine("cpu"), "versions": versions()}
         before = json.loads(args.json.read_text())["cases"] if args.json.exists() else []
-        new = {(row["case"], row["threads"]) for row in rows}
-        kept = [row for row in before if (row["case"], row.get("threads", 1)) not in new]
-        args.json.write_text(json.dumps({"cases": [*kept, *rows], **about}, indent=1) + "\n")
+        kept = [row for row in before if not any(same(row, new) for new in rows)]
+        args.json.write_text(json.dumps({"cases": [*kept, *rows]}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

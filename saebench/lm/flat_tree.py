@@ -25,11 +25,11 @@ from torch import Tensor, nn
 from saebench.lm.branches import seeing
 from saebench.lm.narrow_heads import LENGTH, WIDTH, attend_narrow
 from saebench.lm.port import Port
-from saebench.lm.positions import attending
+from saebench.lm.positions import Seen, attending
 from saebench.lm.token_tree import Tree, grow
 
 _TOLERANCE = 1e-3
-_GATHERED = 1 << 20
+_GATHERED, _GATHERED_GPU = 1 << 20, 1 << 24
 """Numbers of keys that are laid out at once."""
 _COARSE = 16
 """Size above which texts are padded to sizes that lie nearer to each other."""
@@ -52,14 +52,16 @@ class _Group(NamedTuple):
 
 @torch.inference_mode()
 def stream_at_ends(port: Port, tree: Tree) -> Float[Tensor, "T M"] | None:
-    """Return the residual stream that enters block ``port.layer`` at the last token of every text.
+    """Return the residual stream that enters block ``port.layer`` at the last token of every text: what a forward of it gives.
 
     Args:
-        port: A site for which :func:`runs_flat` says yes.
+        port: A site for which :func:`runs_flat` says yes; of another, the numbers may be wrong, or its model raises what it will.
         tree: The texts.
 
     Returns:
-        ``None`` if the attention is of another kind.
+        A row a text, in their order in the tree, in the model's dtype. ``None`` if the attention is of another kind.
+
+    Source: attention of a tree's tokens to those above them is that of Miao et al. 2024 (SpecInfer), section 4.
     """
     stack, last, device = port.stack, port.layer - 1, port.model.device
     tokens, depth = (torch.from_numpy(part)[None].to(device) for part in (tree.tokens, tree.depth))
@@ -70,21 +72,21 @@ def stream_at_ends(port: Port, tree: Tree) -> Float[Tensor, "T M"] | None:
     own = set(stack.blocks[last].modules())
     groups = list(_groups(tree, tree.shared, port.model.d_model, device)) if last > 0 else []
     enters: list[Tensor] = []
-    seen: _Seen | None = None
+    seen: Seen | None = None
 
     def note(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         enters.append(args[0] if args else kwargs["hidden_states"])
 
     def by_text(attend: Any, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _mask: Any, **kwargs: Any) -> Any:
         if module in own:
-            raise _Seen(key, value)
+            raise Seen(key, value)
         return _attend(attend, module, query, key, value, groups, **kwargs)
 
     handle = stack.blocks[last].register_forward_pre_hook(note, with_kwargs=True)
     try:
         with seeing(port, None, depth), attending(by_text):
             stack.prefix(tokens, port.layer)
-    except _Seen as found:
+    except Seen as found:
         seen = found
     finally:
         handle.remove()
@@ -118,11 +120,11 @@ def runs_flat(port: Port, longest: int) -> bool:
     window = getattr(model.config, "sliding_window", None)
     if port.needs_bridge or port.stack is not model.stack or longest < 3 or (window is not None and longest > window):
         return False
-    # one text, one that leaves it halfway and ends there, and one of a single token more than they share
+    # one text, its beginning, one that leaves it halfway and ends there, and one of a single token more than they share
     whole = tuple(i % model.d_vocab for i in range(longest))
     half, other = whole[: longest // 2], whole[0]
-    texts = [whole, (*half, other, other), (*half[:-1], other)]
-    ((numbers, tree),) = grow(texts, 3 * longest)
+    texts = list(dict.fromkeys([whole, whole[:2], (*half, other, other), (*half[:-1], other)]))
+    ((numbers, tree),) = grow(texts, 4 * longest)
     try:
         found = stream_at_ends(port, tree)
     except Exception:  # whatever a model that is put together otherwise raises
@@ -135,20 +137,13 @@ def runs_flat(port: Port, longest: int) -> bool:
     return found.shape == alone.shape and (found.float() - alone).abs().max().item() <= room
 
 
-class _Seen(Exception):
-    """Raised in the last block's attention, when it has been given what is wanted."""
-
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
-        self.keys, self.values = keys, values
-
-
 def _groups(tree: Tree, first: Int[np.ndarray, " T"], width: int, device: torch.device) -> Iterator[_Group]:
     """Yield groups of texts in which the tokens from ``first`` on look."""
     size = _padded(tree.length) * (1 << 32) + _padded(tree.length - first)
     order = np.argsort(size, kind="stable")
     for some in np.split(order, 1 + np.flatnonzero(np.diff(size[order]))):
         n_keys = int(tree.length[some].max())
-        at_once = max(1, _GATHERED // (n_keys * width))
+        at_once = max(1, (_GATHERED if device.type == "cpu" else _GATHERED_GPU) // (n_keys * width))
         for start in range(0, len(some), at_once):
             yield _group(tree, some[start : start + at_once], first, device)
 
@@ -195,7 +190,7 @@ def _attend(
         q, k, v = (part[0].transpose(0, 1).contiguous() for part in (query, key, value))
         for group in groups:
             parts = (part[index.T].transpose(1, 2) for part, index in ((q, group.looks), (k, group.keys), (v, group.keys)))
-            found = attend(module, *parts, group.sees.permute(2, 0, 1)[:, None], **kwargs)[0]
+            found = attend(module, *parts, group.sees.permute(2, 0, 1).contiguous()[:, None], **kwargs)[0]
             out[group.places] = found.transpose(0, 1).flatten(0, 1)[group.real]
     return out[None], None
 

@@ -30,7 +30,7 @@ _Attend = Callable[..., Any]
 """An attention function of transformers: (module, query, key, value, mask, …)."""
 
 
-class _Seen(Exception):
+class Seen(Exception):
     """Raised in the last block's attention, when it has been given what is wanted."""
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
@@ -158,7 +158,7 @@ class _End:
 
         def stop(_attend: _Attend, module: nn.Module, _query: Tensor, key: Tensor, value: Tensor, *a: Any, **k: Any) -> Any:
             if module in self._own:
-                raise _Seen(key, value)
+                raise Seen(key, value)
             return _attend(module, _query, key, value, *a, **k)
 
         try:
@@ -174,7 +174,7 @@ class _End:
                     out = self._stack.blocks[layer](enters[-1], *args, **kwargs)
                     enters.append(out[0] if isinstance(out, tuple) else out)
                 return None
-        except _Seen as seen:
+        except Seen as seen:
             at = self._at[..., None].expand(-1, -1, stream.shape[2])
             return _Reached(enters[-1].gather(1, at), seen.keys, seen.values)
 

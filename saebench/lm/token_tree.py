@@ -52,7 +52,7 @@ def grow(texts: Sequence[Text], capacity: int) -> Iterator[tuple[Int[np.ndarray,
         inside = np.arange(int(length.max())) < length[:, None]
         tokens = np.full(inside.shape, -1)
         tokens[inside] = np.fromiter(itertools.chain.from_iterable(texts[i] for i in some), np.int64, int(length.sum()))
-        differ = tokens[1:] != tokens[:-1]  # no two are alike: somewhere they do
+        differ = tokens[1:] != tokens[:-1]  # true somewhere in each row, as no two texts are alike
         shared = np.concatenate([[0], differ.argmax(1)])
         behind = (length - shared).cumsum()
         numbers, start = np.array(some), 0

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from saebench.lm import flat_tree
 from saebench.lm.flat_tree import runs_flat, stream_at_ends
 from saebench.lm.model import LanguageModel, load_model
+from saebench.lm.narrow_heads import attend_narrow
 from saebench.lm.port import Port
 from saebench.lm.token_tree import Text, Tree, grow
 from tests.lm.families import build
@@ -32,16 +35,48 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return load_model(str(folder), device="cpu")
 
 
+@pytest.mark.parametrize("narrow", [0, 4, 24])
 @pytest.mark.parametrize("coarse", [1, 16])
 @pytest.mark.parametrize("site", ["blocks.0.hook_resid_pre", "blocks.1.hook_resid_pre", "blocks.2.hook_resid_post"])
-def test_ends_are_those_of_one_forward_a_text(model: LanguageModel, site: str, coarse: int, monkeypatch: pytest.MonkeyPatch):
+def test_ends_are_those_of_one_forward_a_text(
+    model: LanguageModel, site: str, coarse: int, narrow: int, monkeypatch: pytest.MonkeyPatch
+):
+    """Whatever the lengths up to which attention of narrow heads is done across texts: none, some, all."""
     monkeypatch.setattr(flat_tree, "_COARSE", coarse)
+    monkeypatch.setattr(flat_tree, "LENGTH", narrow)
     port = Port(model, site)
     assert runs_flat(port, 9)
     alone = torch.stack([port.clean(torch.tensor([text]), final=False).acts[0, -1] for text in TEXTS])
     torch.testing.assert_close(stream_at_ends(port, tree()), alone, atol=2e-5, rtol=1e-4)
     monkeypatch.setattr(flat_tree, "_GATHERED", 1)
     torch.testing.assert_close(stream_at_ends(port, tree()), alone, atol=2e-5, rtol=1e-4)
+
+
+def test_in_half_precision(model: LanguageModel, monkeypatch: pytest.MonkeyPatch):
+    folder, attended = model.id, []
+    monkeypatch.setattr(flat_tree, "attend_narrow", lambda *_: attended.append(1))
+    half = load_model(folder, device="cpu", dtype="bfloat16")
+    port = Port(half, "blocks.2.hook_resid_pre")
+    assert runs_flat(port, 9)
+    alone = torch.stack([port.clean(torch.tensor([text]), final=False).acts[0, -1] for text in TEXTS])
+    torch.testing.assert_close(stream_at_ends(port, tree()), alone, atol=0.05, rtol=0.05)
+    assert not attended, "across texts in float32 alone"
+
+
+@pytest.mark.parametrize(("width", "calls"), [(16, True), (5, False)])
+def test_attention_goes_across_texts_where_heads_are_narrow(
+    model: LanguageModel, width: int, calls: bool, monkeypatch: pytest.MonkeyPatch
+):
+    attended: list[tuple[int, ...]] = []
+
+    def watched(query: Tensor, *args: Any) -> Tensor:
+        attended.append(tuple(query.shape))
+        return attend_narrow(query, *args)
+
+    monkeypatch.setattr(flat_tree, "attend_narrow", watched)
+    monkeypatch.setattr(flat_tree, "WIDTH", width)
+    assert stream_at_ends(Port(model, "blocks.2.hook_resid_pre"), tree()) is not None
+    assert bool(attended) == calls
 
 
 def test_a_text_sees_its_own_tokens_alone(model: LanguageModel):

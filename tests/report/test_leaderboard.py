@@ -236,7 +236,7 @@ def test_the_undertrained_sae_ranks_last_and_the_short_context_shows():
     """What the bundled SAEs were made to show."""
     records = [r for r in committed() if r.model.name == "reference"]
     assert make_leaderboard(records).rows[-1].first.sae.name == "topk-layer3-undertrained"
-    for task in ("storyworld_lambada", "storyworld_cbt"):
+    for task in ("storyworld_lambada", "storyworld_cbt"):  # what the records say; on CBT relu-l1-layer3 is within chance of it
         taken = {r.sae.name: r.score("acc_delta").value or 0.0 for r in records if r.task.name == task}
         assert min(taken, key=taken.__getitem__) == "topk-layer3-undertrained", task
     by_name = {r.sae.name: r for r in records if any(s.name == "context_degradation" for s in r.scores)}

@@ -126,7 +126,7 @@ def test_what_goes_side_by_side_changes_nothing(model: LanguageModel):
     given = documents(port, sae, corpus, 30)
     whole, found = ours(port, sae, corpus, given)
     assert found.found.all(), "behind BOS the whole text gives the activation itself"
-    for how in ({"batch_size": 1}, {"batch_size": 3}, {"together": False}):
+    for how in ({"batch_size": 1}, {"batch_size": 3}, {"flat": False}, {"flat": False, "together": False}):
         same(ours(port, sae, corpus, given, **how)[0], whole)
     for latent in whole:
         alone = [d for d in given if d.latent == latent]
