@@ -4,10 +4,11 @@ The peer is explanations.py of openai/sparse_autoencoder (``peers/openai_n2g.py`
 whole model with logits for each step, the SAE's latents at every token of it. Texts of one step go side by side, up to 16. Its
 model function is the one of that repository's README, TransformerLens' ``run_with_cache`` and a dense encoder, where a
 TransformerLens is installed that has HookedTransformer (``peers/requirements.txt``), and everywhere a leaner one by
-transformers with our encoder. Both sides have the same latents, documents, model and SAE; the peer is timed on the latents that
-ours builds together (on some of them, drawn at random, where --peer-latents says so: latents differ a hundredfold in what they
-cost), and gives the same patterns: that is checked. Seconds are the processor's with one thread, those of the clock with more.
-Reading the corpus, which either needs to find activations, is left out.
+transformers with our encoder. Both sides have the same latents, documents, model and SAE. Latents differ a hundredfold in what
+they cost the peer; how many tokens it reads for each is known, as the patterns are the same, which is checked. Where
+--peer-latents are fewer than all, it is timed on latents that stand at even distances in that order, and its seconds a token
+are taken for the others'. Seconds are the processor's with one thread, those of the clock with more. Reading the corpus, which
+either needs to find activations, is left out.
 
     python benchmarks/n2g.py --shared ../shared --json benchmarks/figures/n2g.json
 
@@ -17,7 +18,6 @@ Reading the corpus, which either needs to find activations, is left out.
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import statistics
 import sys
@@ -40,9 +40,10 @@ from saebench.provenance import machine, versions
 from saebench.sae import SAE, SAEConfig, SAEWeights, load_sae
 from saebench.studies.n2g.explained import Explained
 from saebench.studies.n2g.pad import pad_token
-from saebench.studies.n2g.patterns import Trie
+from saebench.studies.n2g.patterns import Trie, tries
 from saebench.studies.n2g.reading import halves, read
 from saebench.studies.n2g.settings import N2GSettings
+from saebench.studies.n2g.suffixes import Document, Reader, shortest
 from saebench.tasklist import TaskCorpus
 
 
@@ -75,40 +76,52 @@ def measure(
         one.add(batch.fired[0])
     one.choose()
     documents = one.documents(corpus)
-    chosen = np.sort(np.random.default_rng(0).choice(one.latents, min(n_peer, len(one.latents)), replace=False)).tolist()
-    of = {latent: [document for document in documents if document.latent == latent] for latent in chosen}
-    functions = peer_functions(model, folder, sae, port, (int(corpus.tokens[0, 0]),) if corpus.has_bos else ())
+    begin = (int(corpus.tokens[0, 0]),) if corpus.has_bos else ()
+    functions = peer_functions(model, folder, sae, port, begin)
+    chosen: list[int] = []
+    costs: dict[int, int] = {}
+    of: dict[int, list[Document]] = {}
+    for document in documents:
+        of.setdefault(document.latent, []).append(document)
     ours: list[float] = []
     theirs: dict[str, list[float]] = {peer: [] for peer in functions}
-    tries: dict[str, dict[int, Trie]] = {}
-
-    def build() -> None:
-        start = clock()
-        one.build(corpus, LastActs(port, corpus.context_length + 1), pad, lambda _done: None)
-        ours.append((clock() - start) / len(one.latents))
-
-    def explain(peer: str) -> None:
-        start = clock()
-        tries[peer] = {latent: openai_n2g.explain(functions[peer](latent), of[latent], pad) for latent in chosen}
-        theirs[peer].append((clock() - start) / len(chosen))
-
-    sides = [build, *(functools.partial(explain, peer) for peer in functions)]
+    built: dict[int, Trie] = {}
+    tried: dict[str, dict[int, Trie]] = {}
+    n_tokens = 0
     for number in range(rounds):
-        for side in sides if number % 2 == 0 else sides[::-1]:
-            side()
+        start = clock()
+        last_acts = LastActs(port, corpus.context_length + 1)
+        reader = Reader(sae, last_acts, begin[0] if begin else None)
+        suffixes = shortest(documents, reader)
+        built = tries(documents, suffixes, reader, pad=pad, longest=model.n_ctx - len(begin))
+        ours.append((clock() - start) / len(one.latents))
+        n_tokens = last_acts.n_tokens
+        if not chosen:
+            lengths: dict[int, list[int]] = {}
+            for document, cut in zip(documents, suffixes.start.tolist(), strict=True):
+                lengths.setdefault(document.latent, []).append(len(document.text) - cut)
+            costs = {latent: openai_n2g.tokens_read(lengths[latent], len(begin)) for latent in lengths}
+            by_cost = sorted(costs, key=costs.__getitem__)
+            n_peer = min(n_peer, len(by_cost))
+            chosen = [by_cost[int((i + 0.5) / n_peer * len(by_cost))] for i in range(n_peer)]
+        for peer in functions if number % 2 == 0 else reversed(functions):
+            start = clock()
+            tried[peer] = {latent: openai_n2g.explain(functions[peer](latent), of[latent], pad) for latent in chosen}
+            per_token = (clock() - start) / sum(costs[latent] for latent in chosen)
+            theirs[peer].append(per_token * sum(costs.values()) / len(one.latents))
         told = ", ".join(f"{peer} {seconds[-1]:.3f}" for peer, seconds in theirs.items())
         print(f"{name}, round {number + 1}: {ours[-1]:.4f} s a latent; openai by {told}", file=sys.stderr, flush=True)
-    built = dict(zip(one.latents.tolist(), one.tries, strict=True))
     patterns = [pattern for trie in built.values() for pattern in trie]
     row = {
         "case": name, "threads": threads, "d_sae": sae.config.d_sae, "site": port.read.name, "contexts": len(halves(corpus)[0]),
         "context_length": corpus.context_length, "latents": len(one.latents), "latents_peer": len(chosen), "rounds": rounds,
         "documents_per_latent": round(len(documents) / len(one.latents), 1),
-        "documents_per_latent_peer": round(statistics.mean(map(len, of.values())), 1),
+        "tokens_read_per_latent_openai": round(sum(costs.values()) / len(one.latents)),
+        "tokens_read_per_latent_openai_of_those_timed": round(statistics.mean(costs[latent] for latent in chosen)),
         "pattern_length": round(statistics.mean(len(p.path) for p in patterns), 2),
-        "tokens_read_per_latent": round(one.n_tokens_read / len(one.latents)),
+        "tokens_read_per_latent": round(n_tokens / len(one.latents)),
         "saebench_s_per_latent": round(statistics.median(ours), 4),
-        "openai": {peer: compared(ours, theirs[peer], built, tries[peer]) for peer in functions},
+        "openai": {peer: compared(ours, theirs[peer], built, tried[peer]) for peer in functions},
         "machine": machine("cpu"), "versions": versions(),
     }  # fmt: skip
     print(json.dumps(row), flush=True)
@@ -121,11 +134,11 @@ def same(row: dict[str, Any], other: dict[str, Any]) -> bool:
     return all(row.get(key) == other[key] for key in alike) and row.get("openai", {}).keys() == other["openai"].keys()
 
 
-def compared(ours: list[float], theirs: list[float], built: dict[int, Trie], tries: dict[int, Trie]) -> dict[str, Any]:
+def compared(ours: list[float], theirs: list[float], built: dict[int, Trie], tried: dict[int, Trie]) -> dict[str, Any]:
     """Return how both sides' times and patterns compare."""
     ratios = sorted(their / our for their, our in zip(theirs, ours, strict=True))
-    differ = [latent for latent in tries if built[latent].keys() != tries[latent].keys()]
-    pairs = [(act, tries[latent][pattern]) for latent in tries if latent not in differ for pattern, act in built[latent].items()]
+    differ = [latent for latent in tried if built[latent].keys() != tried[latent].keys()]
+    pairs = [(act, tried[latent][pattern]) for latent in tried if latent not in differ for pattern, act in built[latent].items()]
     return {
         "s_per_latent": round(statistics.median(theirs), 3), "ratio_median": round(statistics.median(ratios), 1),
         "ratio_min": round(ratios[0], 1), "ratio_max": round(ratios[-1], 1),

@@ -48,6 +48,18 @@ def explain(acts: Acts, documents: Sequence[Document], pad: int, batch: int = BA
     return trie
 
 
+def tokens_read(lengths: Sequence[int], n_begin: int) -> int:
+    """Return how many tokens, padding included, the procedure reads for one latent of at most 16 documents.
+
+    Args:
+        lengths: Tokens of the end that is found in each document.
+        n_begin: Tokens that each text begins with besides.
+    """
+    searched = sum((n + n_begin) * (sum(length >= n for length in lengths)) for n in range(1, max(lengths) + 1))
+    padded = len(lengths) * (max(lengths) + 1 + n_begin)
+    return searched + padded + sum(n * (n + n_begin) for n in lengths)
+
+
 def _minimal(document: Document) -> Iterator[Any]:
     for start in range(len(document.text) - 1, -1, -1):
         acts = yield document.text[start:]
