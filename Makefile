@@ -93,8 +93,8 @@ bench: $(STAMP) $(PEERS)/.installed ## measure speed and memory against the peer
 	$(BIN)/python benchmarks/storyworld.py --json benchmarks/figures/storyworld.json
 	$(BIN)/python benchmarks/probes.py --json benchmarks/figures/probes.json
 	$(BIN)/python benchmarks/probe_suite.py --shared $(SHARED) --json benchmarks/figures/probe_suite.json
-	$(BIN)/python benchmarks/n2g.py --shared $(SHARED) --case stories --rounds 3 --alone-latents 10 --json benchmarks/figures/n2g.json
-	$(BIN)/python benchmarks/n2g.py --shared $(SHARED) --case gpt2-tokens --peer-latents 4 --alone-latents 1 --contexts 256 \
+	$(PEERS)/bin/python benchmarks/n2g.py --shared $(SHARED) --case stories --rounds 2 --json benchmarks/figures/n2g.json
+	$(PEERS)/bin/python benchmarks/n2g.py --shared $(SHARED) --case gpt2-tokens --peer-latents 4 --contexts 256 --threads 2 \
 		--json benchmarks/figures/n2g.json
 	$(BIN)/python benchmarks/ablation.py --shared $(SHARED) --json benchmarks/figures/ablation.json
 	$(BIN)/python -m benchmarks.behaviour --shared $(SHARED) --json benchmarks/figures/behaviour.json
