@@ -13,6 +13,7 @@ from saebench.lm.model import LanguageModel, load_model
 from saebench.lm.port import Port
 from saebench.lm.prefix_tree import LastActs, Text, grow
 from tests.lm.families import build
+from tests.lm.test_token_tree import texts
 
 SITES = ["blocks.0.hook_resid_pre", "blocks.2.hook_resid_pre", "blocks.1.hook_mlp_out"]
 
@@ -22,14 +23,6 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp("tree") / request.param
     build(request.param, str(folder))
     return load_model(str(folder), device="cpu")
-
-
-def texts(n: int = 60, longest: int = 20) -> list[Text]:
-    """Return texts of few words, so that many begin alike, and some are the beginning of others."""
-    g = torch.Generator().manual_seed(0)
-    lengths = torch.randint(1, longest + 1, (n,), generator=g).tolist()
-    made = [(1, *torch.randint(4, 7, (length,), generator=g).tolist()) for length in lengths]
-    return list(dict.fromkeys([*made, *(text[:-2] for text in made if len(text) > 6)]))
 
 
 def read(last_acts: LastActs, given: list[Text]) -> Tensor:

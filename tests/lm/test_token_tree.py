@@ -9,7 +9,7 @@ from saebench.lm import token_tree
 from saebench.lm.token_tree import Text, grow
 
 
-def texts(n: int, longest: int = 20) -> list[Text]:
+def texts(n: int = 60, longest: int = 20) -> list[Text]:
     """Return texts of few words, so that many begin alike, and some are the beginning of others."""
     g = torch.Generator().manual_seed(0)
     lengths = torch.randint(1, longest + 1, (n,), generator=g).tolist()
