@@ -110,11 +110,12 @@ def through_transformer_lens(hooked: Any, site: str, sae: SAE, begin: Text, late
     Args:
         hooked: A HookedTransformer.
         site: Its hook point.
-        sae: TopK or ReLU.
+        sae: TopK or ReLU, of the plainest kind.
         begin: What every text begins with.
         latent: Which latent.
     """
     w, k = sae.weights, sae.config.k
+    assert sae.config.activation in ("topk", "relu") and w.rank is None and sae.config.normalisation == "none"
 
     @torch.no_grad()
     def acts(texts: Sequence[Text]) -> list[list[float]]:

@@ -109,8 +109,8 @@ def stream_at_ends(port: Port, tree: Tree) -> Float[Tensor, "T M"] | None:
 def runs_flat(port: Port, longest: int) -> bool:
     """Return whether :func:`stream_at_ends` gives for this site what a forward a text gives; it is tried.
 
-    Sites inside a block run through TransformerLens' own attention; neither do models with an attention window shorter than the
-    texts, in which a token does not see all that is before it.
+    It is not for sites inside a block, which run through TransformerLens' own attention, nor for models with an attention window
+    shorter than the texts, in which a token does not see all that is before it.
 
     Args:
         port: The site.
