@@ -1,7 +1,7 @@
 """``python -m saebench.trainers.reference_saes``: train the SAEs that ship, in float16, and list every file in the manifest.
 
-A configuration ``configs/saes-layer<L>.yaml`` gives ``<recipe>-layer<L>``, and ``configs/saes-<what>.yaml`` gives
-``<recipe>-layer<L>-<what>``. Each is also a plain ``saebench train --config FILE``. The model must lie in ``model/`` already.
+A configuration ``configs/saes.yaml`` gives ``<recipe>-layer<L>``, and so does ``configs/saes-<recipe>.yaml``;
+``configs/saes-<what>.yaml`` gives ``<recipe>-layer<L>-<what>``. Each is also a plain ``saebench train --config FILE``. The model must lie in ``model/`` already.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def make(values: dict[str, Any], *, progress: Progress | SilentProgress | None =
     write_manifest()
     files = sorted((reference.ROOT / "configs").glob("saes*.yaml"))
     if not files:
-        raise InputError(f"no configuration in {reference.ROOT / 'configs'}; it should hold saes-layer3.yaml or the like")
+        raise InputError(f"no configuration in {reference.ROOT / 'configs'}; it should hold saes.yaml")
     made: dict[str, tuple[SAE, dict[str, Any]]] = {}
     for file in files:
         for folder in _trained(file, values, progress):
@@ -76,11 +76,11 @@ def make(values: dict[str, Any], *, progress: Progress | SilentProgress | None =
 
 
 def bundled_name(sae: SAE, file: Path) -> str:
-    """Return ``<recipe>-layer<L>``, and at its end what follows ``saes`` in the configuration's name, but for that layer."""
+    """Return ``<recipe>-layer<L>``, and at its end what follows ``saes`` in the configuration's name, but for the recipe."""
     run = read_json(Path(sae.config.path) / "config.json")["training"]["run"]
     assert sae.config.site is not None
-    layer = f"-layer{Site.parse(sae.config.site).layer}"
-    return f"{run['recipe']}{layer}{file.stem.removeprefix('saes').removeprefix(layer)}"
+    what = file.stem.removeprefix("saes").removeprefix(f"-{run['recipe']}")
+    return f"{run['recipe']}-layer{Site.parse(sae.config.site).layer}{what}"
 
 
 def write_manifest() -> None:
