@@ -1,7 +1,8 @@
 """``python -m saebench.trainers.reference_saes``: train the SAEs that ship, in float16, and list every file in the manifest.
 
-A configuration ``configs/saes.yaml`` gives ``<recipe>-layer<L>``, and so does ``configs/saes-<recipe>.yaml``;
-``configs/saes-<what>.yaml`` gives ``<recipe>-layer<L>-<what>``. Each is also a plain ``saebench train --config FILE``. The model must lie in ``model/`` already.
+A configuration ``configs/saes.yaml`` gives ``<recipe>-layer<L>``, and so does ``configs/saes-<recipe>.yaml``; another,
+``configs/saes-<what>.yaml``, gives ``<recipe>-layer<L>-<what>``. Each is also a plain ``saebench train --config FILE``. The model
+must lie in ``model/`` already.
 """
 
 from __future__ import annotations

@@ -66,7 +66,8 @@ def test_what_ships_was_trained_by_the_committed_configurations():
     folders = {name: read_json(SHIPPED / "saes" / name / "config.json")["training"] for name in reference.sae_names()}
     for file in (SHIPPED / "configs").glob("*.yaml"):
         for run in runs_of(None, as_values((), file)):
-            name = f"{run.config.recipe}-layer{Site.parse(run.config.site).layer}{file.stem.removeprefix('saes')}"
+            what = file.stem.removeprefix("saes").removeprefix(f"-{run.config.recipe}")
+            name = f"{run.config.recipe}-layer{Site.parse(run.config.site).layer}{what}"
             assert differing(run, folders.pop(name)) == "", name
     assert not folders
 
@@ -76,7 +77,8 @@ def test_data_files_are_installed_with_the_package():
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
     patterns = project["tool"]["setuptools"]["package-data"]["saebench.reference"]
     installed = {p.relative_to(SHIPPED).as_posix() for pattern in patterns for p in SHIPPED.glob(pattern) if p.is_file()}
-    assert {"manifest.json", "configs/saes.yaml", "configs/saes-context64.yaml", "configs/saes-undertrained.yaml"} <= installed
+    configs = {f"configs/saes{what}.yaml" for what in ("", "-relu-l1", "-context64", "-undertrained")}
+    assert {"manifest.json", *configs} <= installed
     assert {entry.file for entry in reference.manifest()} <= installed
     assert (resources.files("saebench.reference") / "manifest.json").is_file()
 
@@ -175,7 +177,8 @@ def test_float16_moves_scores_less_than_a_thousandth(bundle: Path, task: str, tm
         main(["run", "--sae", "reference:topk-layer3", "--sae", "reference:relu-l1-layer3", "--task", task, "--out", str(stored)])
         == 0
     )
-    whole = [w for p in sorted((work / "saes").iterdir()) if "blocks.3" in p.name for w in ("--sae", str(p))]
+    runs = [p for name in ("saes", "saes-relu-l1") for p in sorted((work / name).iterdir())]
+    whole = [w for p in runs if "blocks.3" in p.name for w in ("--sae", str(p))]
     assert len(whole) == 4
     assert main(["run", *whole, "--task", task, "--out", str(exact)]) == 0
     by_kind = {out: {r.sae.architecture: r for r in map(read_record, find_records(out))} for out in (stored, exact)}
@@ -227,10 +230,11 @@ def test_runs_of_other_settings_are_refused(own: Path, tiny: Path):
     values = SMALL | {"work": tiny.parent / "work"}
     with pytest.raises(InputError, match=r"was trained with other settings than .*\.yaml has now: d_sae 48, not 47; remove it"):
         make(values | {"d_sae": 47})
-    file = own / "configs/saes.yaml"
-    assert "l1: 3.2e-4" in file.read_text()  # what differs between the SAEs of a file stands in the names of their folders
-    file.write_text(file.read_text().replace("l1: 3.2e-4", "l1: 2.0e-4"))
-    with pytest.raises(InputError, match=r"work/saes holds some of its SAEs and no checkpoint: .*saes\.yaml was changed since"):
+    file = own / "configs/saes-relu-l1.yaml"
+    assert "l1: 1.5e-4" in file.read_text()  # what differs between the SAEs of a file stands in the names of their folders
+    file.write_text(file.read_text().replace("l1: 1.5e-4", "l1: 2.0e-4"))
+    why = r"work/saes-relu-l1 holds some of its SAEs and no checkpoint: .*saes-relu-l1\.yaml was changed since"
+    with pytest.raises(InputError, match=why):
         make(values)
     assert reference.sae_names() == NAMES
 
