@@ -231,8 +231,8 @@ def test_runs_of_other_settings_are_refused(own: Path, tiny: Path):
     with pytest.raises(InputError, match=r"was trained with other settings than .*\.yaml has now: d_sae 48, not 47; remove it"):
         make(values | {"d_sae": 47})
     file = own / "configs/saes-relu-l1.yaml"
-    assert "l1: 1.5e-4" in file.read_text()  # what differs between the SAEs of a file stands in the names of their folders
-    file.write_text(file.read_text().replace("l1: 1.5e-4", "l1: 2.0e-4"))
+    assert "l1: 1.4e-4" in file.read_text()  # what differs between the SAEs of a file stands in the names of their folders
+    file.write_text(file.read_text().replace("l1: 1.4e-4", "l1: 2.0e-4"))
     why = r"work/saes-relu-l1 holds some of its SAEs and no checkpoint: .*saes-relu-l1\.yaml was changed since"
     with pytest.raises(InputError, match=why):
         make(values)
