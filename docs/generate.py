@@ -69,7 +69,7 @@ def truth(results: Path) -> str:
 
 
 def agreement(results: Path) -> str:
-    """Return how far scores order the bundled SAEs as the study ``truth`` does, in Markdown: all, at one site, of like L0."""
+    """Return how far scores order the bundled SAEs as the study ``truth`` does, in Markdown: all, of one site, all but the bad."""
     found = load_records([results])
     records = where(found.records, ["model=reference", "seed=0"])
     names = {score.name for record in records for score in record.scores}
@@ -78,7 +78,7 @@ def agreement(results: Path) -> str:
     for title, conditions in (
         ("All SAEs", []),
         (f"Those of `{ONE_SITE}`", [f"site={ONE_SITE}"]),
-        ("Those of like L0, which is all but the bad one", [f"sae={r.sae.name}" for r in records if r.sae.name != BAD]),
+        ("All but the bad one, of an L0 of 32 to 41", [f"sae={r.sae.name}" for r in records if r.sae.name != BAD]),
     ):
         some = where(records, conditions)
         ranked = ranking.agreement(found.files(some), TRUTH[0], scores)

@@ -80,8 +80,13 @@ def bundled_name(sae: SAE, file: Path) -> str:
     """Return ``<recipe>-layer<L>``, and at its end what follows ``saes`` in the configuration's name, but for the recipe."""
     run = read_json(Path(sae.config.path) / "config.json")["training"]["run"]
     assert sae.config.site is not None
-    what = file.stem.removeprefix("saes").removeprefix(f"-{run['recipe']}")
-    return f"{run['recipe']}-layer{Site.parse(sae.config.site).layer}{what}"
+    return name_of(run["recipe"], sae.config.site, file)
+
+
+def name_of(recipe: str, site: str, file: Path) -> str:
+    """Return the name of the SAE that a recipe of the configuration ``file`` makes at a site."""
+    what = file.stem.removeprefix("saes")
+    return f"{recipe}-layer{Site.parse(site).layer}{'' if what == f'-{recipe}' else what}"
 
 
 def write_manifest() -> None:

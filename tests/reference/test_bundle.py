@@ -16,10 +16,10 @@ from saebench.cli import main
 from saebench.errors import InputError
 from saebench.lm.model import load_model
 from saebench.resume import same_name
-from saebench.sae import Site, load_sae, save_native
+from saebench.sae import load_sae, save_native
 from saebench.sae.reading.files import read_json
 from saebench.store import find_records, read_record
-from saebench.trainers.reference_saes import differing, make, write_manifest
+from saebench.trainers.reference_saes import differing, make, name_of, write_manifest
 from saebench.trainers.settings import as_values, runs_of
 from tests.reference.conftest import NAMES, SHIPPED, SMALL
 
@@ -66,10 +66,20 @@ def test_what_ships_was_trained_by_the_committed_configurations():
     folders = {name: read_json(SHIPPED / "saes" / name / "config.json")["training"] for name in reference.sae_names()}
     for file in (SHIPPED / "configs").glob("*.yaml"):
         for run in runs_of(None, as_values((), file)):
-            what = file.stem.removeprefix("saes").removeprefix(f"-{run.config.recipe}")
-            name = f"{run.config.recipe}-layer{Site.parse(run.config.site).layer}{what}"
+            name = name_of(run.config.recipe, str(run.config.site), file)
             assert differing(run, folders.pop(name)) == "", name
     assert not folders
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("saes", "topk-layer3"), ("saes-topk", "topk-layer3"), ("saes-context64", "topk-layer3-context64"),
+        ("saes-topk2", "topk-layer3-topk2"), ("saes-topk-wide", "topk-layer3-topk-wide"), ("saes-relu-l1", "topk-layer3-relu-l1"),
+    ],
+)  # fmt: skip
+def test_a_name_says_what_the_configuration_does_unless_that_is_the_recipe(file: str, name: str):
+    assert name_of("topk", "blocks.3.hook_resid_pre", Path(f"configs/{file}.yaml")) == name
 
 
 def test_data_files_are_installed_with_the_package():
