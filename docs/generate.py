@@ -69,7 +69,7 @@ def truth(results: Path) -> str:
 
 
 def agreement(results: Path) -> str:
-    """Return how far scores order the bundled SAEs as the study ``truth`` does, in Markdown: all, of one site, all but the bad."""
+    """Return how far scores order the bundled SAEs as the study ``truth`` does, in Markdown: all, of one site, less the bad."""
     found = load_records([results])
     records = where(found.records, ["model=reference", "seed=0"])
     names = {score.name for record in records for score in record.scores}
